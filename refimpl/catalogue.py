@@ -1,0 +1,26 @@
+"""The papers: one row each, all that ``refimpl list`` needs without importing a paper."""
+
+from typing import NamedTuple
+
+
+class Paper(NamedTuple):
+    """A paper and where its module lives: ``refimpl.<area>.<slug>``."""
+
+    slug: str
+    area: str
+    title: str
+    authors: str
+    year: int
+    arxiv: str
+
+
+PAPERS = (
+    Paper(
+        "linear_attention",
+        "incontext",
+        "Transformers learn in-context by gradient descent",
+        "von Oswald, Niklasson, Randazzo, Sacramento, Mordvintsev, Zhmoginov, Vladymyrov",
+        2022,
+        "2212.07677",
+    ),
+)

@@ -1,0 +1,111 @@
+"""What can be compared: a reference function, its valid inputs, its pullback and its metamorphic relations."""
+
+import importlib
+import pkgutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from hypothesis import strategies as st
+
+from refimpl.primitives.numbers import Array
+from refimpl.primitives.trees import leaves
+
+Arguments = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Relation:
+    """A property of the function that needs no reference to be checked.
+
+    ``transform`` maps arguments to other valid arguments; ``expected`` maps the output at the old arguments (and those
+    arguments) to what the output at the new ones must be.
+    """
+
+    name: str
+    transform: Callable[[Arguments], Arguments]
+    expected: Callable[[Any, Arguments], Any]
+
+
+@dataclass(frozen=True)
+class Spec:
+    """A function that a candidate may be compared with.
+
+    Parameters
+    ----------
+    name : ``paper/function`` (``primitives/function`` for a shared operation).
+    reference : the function; its parameter names are the keys of the arguments.
+    arguments : Hypothesis strategy for keyword arguments over the valid domain, arrays in float64.
+    vjp : the pullback's twin, ``op_vjp``, if there is one.
+    symbols : small arguments made of SymPy symbols, or None where the function needs LAPACK.
+    relations : metamorphic relations.
+    dtypes : the precisions in which a candidate may be judged.
+    """
+
+    name: str
+    reference: Callable[..., Any]
+    arguments: st.SearchStrategy[Arguments]
+    vjp: Callable[..., Any] | None = None
+    symbols: Callable[[], Arguments] | None = None
+    relations: tuple[Relation, ...] = ()
+    dtypes: tuple[str, ...] = ("float64", "float32", "float16", "bfloat16")
+
+
+_SPECS: dict[str, Spec] = {}
+
+
+def register(spec: Spec) -> Spec:
+    """Enter a spec; a name may be taken once."""
+    if spec.name in _SPECS:
+        raise ValueError(f"spec {spec.name}: entered twice")
+    _SPECS[spec.name] = spec
+    return spec
+
+
+def specs() -> Mapping[str, Spec]:
+    """All specs by name; imports every module below ``refimpl.oracle.specs``."""
+    from refimpl.oracle import specs as package
+
+    for module in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
+        importlib.import_module(module.name)
+    return _SPECS
+
+
+def is_differentiable(argument: Any) -> bool:
+    """Whether a pullback returns a cotangent for this argument: an array, or a tree of arrays, of real numbers."""
+    found = list(leaves(argument))
+    return bool(found) and all(
+        isinstance(leaf, np.ndarray) and (leaf.dtype == object or not np.issubdtype(leaf.dtype, np.integer | np.bool_))
+        for leaf in found
+    )
+
+
+def differentiable(arguments: Arguments) -> list[str]:
+    """The names of the arguments that a pullback returns cotangents for, in the order of the signature."""
+    return [name for name, value in arguments.items() if is_differentiable(value)]
+
+
+@st.composite
+def real_arrays(draw: st.DrawFn, shape: tuple[int, ...], scale: float = 1.0) -> Array:
+    """A float64 array of this shape: Gaussian of this scale, or one of the degenerate cases that break kernels.
+
+    Entries come from a generator seeded by Hypothesis, so an array costs one draw whatever its size. The degenerate
+    cases are zeros, ones, one repeated row, one dominant entry, and a large and a small scale.
+    """
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    kind = draw(st.sampled_from(["gaussian"] * 6 + ["zeros", "ones", "repeated", "dominant", "large", "small"]))
+    values = rng.standard_normal(shape)
+    if kind == "zeros":
+        values = np.zeros(shape)
+    elif kind == "ones":
+        values = np.ones(shape)
+    elif kind == "repeated" and values.ndim:
+        values = np.broadcast_to(values[..., :1], shape).copy()
+    elif kind == "dominant" and values.size:
+        values.reshape(-1)[rng.integers(values.size)] = 10.0
+    elif kind == "large":
+        values = values * 8
+    elif kind == "small":
+        values = values / 1024
+    return values * scale

@@ -1,0 +1,123 @@
+"""Checks of arguments, once, on entry to a public function.
+
+Each raises ``ValueError`` that names the argument, says what was expected and what came.
+"""
+
+import numbers as abstract_numbers
+from typing import Any
+
+import numpy as np
+
+from refimpl.primitives.numbers import Array
+
+
+def check_array(name: str, value: Any) -> Array:
+    """Return `value` as an array of a floating or ``object`` dtype with finite entries.
+
+    Raises
+    ------
+    ValueError
+        If it is not such an array. Integers are refused: what precision they ask for is anybody's guess.
+    """
+    array = np.asarray(value)
+    if array.dtype == object:
+        return array
+    if not np.issubdtype(array.dtype, np.floating) and not _is_extension_float(array.dtype):
+        raise ValueError(f"{name}: expected a floating-point array, got dtype {array.dtype}")
+    if not np.all(np.isfinite(array)):
+        bad = np.argwhere(~np.isfinite(array))[0]
+        raise ValueError(f"{name}: expected finite entries, got {array[tuple(bad)]} at index {tuple(map(int, bad))}")
+    return array
+
+
+def _is_extension_float(dtype: np.dtype[Any]) -> bool:
+    """Whether the dtype is a floating-point type that NumPy does not know as one, such as ``ml_dtypes.bfloat16``."""
+    return dtype.kind == "V" and "float" in dtype.name
+
+
+def check_shapes(**arguments: tuple[Any, str]) -> dict[str, Any]:
+    """Check arrays against shapes with named sizes; return the sizes.
+
+    Each keyword is the argument's name; its value the array and its shape, such as ``(x, "... n_inputs n_context")``.
+    The same name must have the same size in every argument, and at least 1. A number in the shape is that size. A
+    leading ``...`` allows batch axes, which must agree between the arguments that have it; they are returned as the
+    tuple ``sizes["..."]``.
+
+    Raises
+    ------
+    ValueError
+        If an array is no floating-point array, has a non-finite entry, or its shape does not fit.
+    """
+    sizes: dict[str, Any] = {}
+    first: dict[str, str] = {}
+    for name, (value, shape) in arguments.items():
+        array = check_array(name, value)
+        wanted = shape.split()
+        batched = wanted[:1] == ["..."]
+        if batched:
+            wanted = wanted[1:]
+        printed = "(" + ", ".join((["..."] if batched else []) + wanted) + ")"
+        if array.ndim < len(wanted) or (array.ndim > len(wanted) and not batched):
+            raise ValueError(f"{name}: expected shape {printed}, got {array.shape}")
+        split = array.ndim - len(wanted)
+        named: list[tuple[str, Any]] = list(zip(wanted, array.shape[split:], strict=True))
+        if batched:
+            named.append(("...", array.shape[:split]))
+        for size_name, size in named:
+            if size_name.isdigit():
+                if size != int(size_name):
+                    raise ValueError(f"{name}: expected shape {printed}, got {array.shape}")
+                continue
+            if size_name != "..." and size < 1:
+                raise ValueError(f"{name}: expected {size_name} >= 1 in shape {printed}, got {array.shape}")
+            if sizes.setdefault(size_name, size) != size:
+                what = "batch axes" if size_name == "..." else size_name
+                raise ValueError(
+                    f"{name}: expected {what} {sizes[size_name]} as in {first[size_name]}, got shape {array.shape}"
+                )
+            first.setdefault(size_name, name)
+    return sizes
+
+
+def check_number(name: str, value: Any, interval: str = "(-inf, inf)") -> Any:
+    """Return a real scalar inside an interval such as ``"(0, inf)"`` or ``"[0, 1)"``, as a Python number.
+
+    A Python number leaves the dtype of the arrays that it meets alone; a NumPy scalar would promote them. A SymPy
+    expression without a value of its own is taken as it is.
+
+    Raises
+    ------
+    ValueError
+        If it is not a finite real number in the interval.
+    """
+    if getattr(value, "free_symbols", None):
+        return value
+    low, high = (float(end) for end in interval[1:-1].split(","))
+    is_number = isinstance(value, abstract_numbers.Real) or getattr(value, "is_real", False)
+    if isinstance(value, bool | np.bool_) or not is_number:
+        raise ValueError(f"{name}: expected a number in {interval}, got {value!r}")
+    above = value >= low if interval[0] == "[" else value > low
+    below = value <= high if interval[-1] == "]" else value < high
+    if not (above and below):
+        raise ValueError(f"{name}: expected a number in {interval}, got {value}")
+    if isinstance(value, np.floating) and not isinstance(value, np.longdouble):
+        return float(value)
+    return value
+
+
+def check_integer(name: str, value: Any, low: int, high: int | None = None) -> Any:
+    """Return an integer from `low` to `high` (both included), as a Python ``int``; a free SymPy symbol as it is.
+
+    Raises
+    ------
+    ValueError
+        If it is not an integer or out of range.
+    """
+    if getattr(value, "free_symbols", None):
+        return value
+    wanted = f"an integer >= {low}" if high is None else f"an integer from {low} to {high}"
+    if isinstance(value, bool | np.bool_) or not isinstance(value, abstract_numbers.Integral):
+        raise ValueError(f"{name}: expected {wanted}, got {value!r}")
+    if value < low or (high is not None and value > high):
+        raise ValueError(f"{name}: expected {wanted}, got {value}")
+    return int(value)

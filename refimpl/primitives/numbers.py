@@ -1,0 +1,150 @@
+r"""One code, many number systems.
+
+The functions here act alike on floating-point arrays and on ``object`` arrays of SymPy expressions, so that whatever is
+written with them computes on the former and is proved on the latter.
+
+Two kinds of symbol make two kinds of proof. *Commuting* symbols are the entries of arrays: a proof at one shape.
+*Non-commuting* symbols are whole blocks: an array ``[[X], [Y]]`` of two symbols stands for a matrix whose row blocks
+$X\in\mathbb R^{N_x\times N}$ and $Y\in\mathbb R^{N_y\times N}$ have any size, ``np.eye(2)`` for the block identity and
+``@`` for the block product. An identity that holds in the free algebra holds for all matrices whose sizes fit, so code
+run on blocks is proved for **all sizes** at once. This needs one thing of the code: :func:`transpose` in place of
+``swapaxes``, for the transpose of a block matrix also transposes the blocks.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+def is_symbolic(*arrays: Any) -> bool:
+    """Whether any of the arrays has dtype ``object``: it holds SymPy expressions or exact rationals."""
+    return any(np.asarray(array).dtype == object for array in arrays)
+
+
+def _on_objects(function: Callable[[Any], Any], x: Array) -> Array:
+    """Apply `function` to each entry; unlike ``np.frompyfunc`` keeps a 0-d array an array."""
+    out = np.empty(x.shape, dtype=object)
+    out.reshape(-1)[:] = [function(entry) for entry in x.reshape(-1)]
+    return out
+
+
+def _elementwise(x: Any, floating: Callable[[Array], Any], symbolic: str) -> Array:
+    x = np.asarray(x)
+    if x.dtype != object:
+        return np.asarray(floating(x), dtype=x.dtype)
+    import sympy
+
+    return _on_objects(getattr(sympy, symbolic), x)
+
+
+def exp(x: Any) -> Array:
+    """Elementwise exponential, same shape and dtype as `x`."""
+    return _elementwise(x, np.exp, "exp")
+
+
+def log(x: Any) -> Array:
+    """Elementwise natural logarithm, same shape and dtype as `x`."""
+    return _elementwise(x, np.log, "log")
+
+
+def sqrt(x: Any) -> Array:
+    """Elementwise square root, same shape and dtype as `x`."""
+    return _elementwise(x, np.sqrt, "sqrt")
+
+
+def tanh(x: Any) -> Array:
+    """Elementwise hyperbolic tangent, same shape and dtype as `x`."""
+    return _elementwise(x, np.tanh, "tanh")
+
+
+def sin(x: Any) -> Array:
+    """Elementwise sine, same shape and dtype as `x`."""
+    return _elementwise(x, np.sin, "sin")
+
+
+def cos(x: Any) -> Array:
+    """Elementwise cosine, same shape and dtype as `x`."""
+    return _elementwise(x, np.cos, "cos")
+
+
+def absolute(x: Any) -> Array:
+    """Elementwise absolute value, same shape and dtype as `x`."""
+    return _elementwise(x, np.abs, "Abs")
+
+
+def sign(x: Any) -> Array:
+    """Elementwise sign, same shape and dtype as `x`."""
+    return _elementwise(x, np.sign, "sign")
+
+
+def erf(x: Any) -> Array:
+    """Elementwise error function, same shape and dtype as `x`.
+
+    SciPy has none for ``longdouble``, so there each entry goes through mpmath at 80 bits: slow, and only the oracle's
+    truth uses it.
+    """
+    return _elementwise(x, _floating_erf, "erf")
+
+
+def _floating_erf(x: Array) -> Array:
+    if x.dtype == np.longdouble:
+        import mpmath
+
+        with mpmath.workprec(80):
+            entries = []
+            for entry in x.reshape(-1):
+                high = float(entry)
+                value = mpmath.erf(mpmath.mpf(high) + mpmath.mpf(float(entry - high)))
+                leading = float(value)
+                entries.append(np.longdouble(leading) + np.longdouble(float(value - leading)))
+        return np.array(entries, dtype=x.dtype).reshape(x.shape)
+    from scipy import special
+
+    return special.erf(x)  # type: ignore[no-any-return]
+
+
+def positive_part(x: Any) -> Array:
+    """Elementwise max(x, 0), same shape and dtype as `x`."""
+    x = np.asarray(x)
+    if x.dtype != object:
+        return np.maximum(x, 0)
+    import sympy
+
+    return _on_objects(lambda entry: sympy.Max(entry, 0), x)
+
+
+def unit_step(x: Any) -> Array:
+    """Elementwise indicator of x > 0 in `x`'s own dtype: the derivative of :func:`positive_part` with 0 at 0."""
+    x = np.asarray(x)
+    if x.dtype != object:
+        return np.asarray(x > 0, dtype=x.dtype)
+    import sympy
+
+    return _on_objects(lambda entry: sympy.Heaviside(entry, 0), x)
+
+
+def row_max(x: Array) -> Array:
+    """Maximum over the last axis, kept as an axis of length 1; zeros for symbols.
+
+    Subtracted before an exponential it guards floats against overflow; exact symbols need no guard, and a symbolic
+    maximum would only bury the expression.
+    """
+    if x.dtype == object:
+        return np.zeros((*x.shape[:-1], 1), dtype=object)
+    return np.asarray(np.max(x, axis=-1, keepdims=True))
+
+
+def transpose(x: Array) -> Array:
+    """Transpose of the last two axes; for non-commuting entries, which stand for blocks, of each entry too."""
+    swapped = np.swapaxes(x, -1, -2)
+    if swapped.dtype != object:
+        return swapped
+    return _on_objects(lambda entry: entry.transpose() if hasattr(entry, "transpose") else entry, swapped)
+
+
+def common_dtype(*arrays: Any) -> np.dtype[Any]:
+    """The dtype that a result of these arrays has: NumPy's promotion, where ``object`` wins and scalars do not count."""
+    return np.result_type(*(np.asarray(array) for array in arrays if np.ndim(array) or np.asarray(array).dtype == object))
