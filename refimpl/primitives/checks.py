@@ -3,12 +3,47 @@
 Each raises ``ValueError`` that names the argument, says what was expected and what came.
 """
 
+import functools
 import numbers as abstract_numbers
-from typing import Any
+from collections.abc import Callable
+from typing import Any, ParamSpec, Protocol, TypeVar, cast
 
 import numpy as np
 
 from refimpl.primitives.numbers import Array
+
+Parameters = ParamSpec("Parameters")
+Returned = TypeVar("Returned")
+
+
+class Checked(Protocol[Parameters, Returned]):
+    """A function that checks its arguments on entry; ``unchecked`` is the same one without, for inner loops."""
+
+    unchecked: Callable[Parameters, Returned]
+
+    def __call__(self, *args: Parameters.args, **kwargs: Parameters.kwargs) -> Returned: ...
+
+
+def checked(
+    check: Callable[Parameters, None],
+) -> Callable[[Callable[Parameters, Returned]], Checked[Parameters, Returned]]:
+    """Decorate a function with the check of its arguments, which has the same parameters and raises ``ValueError``.
+
+    An operation and its pullback's twin share one check, and whoever composes them into something that has already
+    checked its own arguments calls ``operation.unchecked``.
+    """
+
+    def decorate(function: Callable[Parameters, Returned]) -> Checked[Parameters, Returned]:
+        @functools.wraps(function)
+        def on_entry(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Returned:
+            check(*args, **kwargs)
+            return function(*args, **kwargs)
+
+        decorated = cast(Checked[Parameters, Returned], on_entry)
+        decorated.unchecked = function
+        return decorated
+
+    return decorate
 
 
 def check_array(name: str, value: Any) -> Array:
@@ -19,7 +54,7 @@ def check_array(name: str, value: Any) -> Array:
     ValueError
         If it is not such an array. Integers are refused: what precision they ask for is anybody's guess.
     """
-    array = np.asarray(value)
+    array = np.asanyarray(value)
     if array.dtype == object:
         return array
     if not np.issubdtype(array.dtype, np.floating) and not _is_extension_float(array.dtype):
@@ -46,11 +81,13 @@ def check_shapes(**arguments: tuple[Any, str]) -> dict[str, Any]:
     Raises
     ------
     ValueError
-        If an array is no floating-point array, has a non-finite entry, or its shape does not fit.
+        If a value is no floating-point array (a list is none), has a non-finite entry, or its shape does not fit.
     """
     sizes: dict[str, Any] = {}
     first: dict[str, str] = {}
     for name, (value, shape) in arguments.items():
+        if not hasattr(value, "dtype"):
+            raise ValueError(f"{name}: expected an array, got {type(value).__name__}")
         array = check_array(name, value)
         wanted = shape.split()
         batched = wanted[:1] == ["..."]
@@ -118,6 +155,7 @@ def check_integer(name: str, value: Any, low: int, high: int | None = None) -> A
     wanted = f"an integer >= {low}" if high is None else f"an integer from {low} to {high}"
     if isinstance(value, bool | np.bool_) or not isinstance(value, abstract_numbers.Integral):
         raise ValueError(f"{name}: expected {wanted}, got {value!r}")
-    if value < low or (high is not None and value > high):
+    integer = int(value)
+    if integer < low or (high is not None and integer > high):
         raise ValueError(f"{name}: expected {wanted}, got {value}")
-    return int(value)
+    return integer

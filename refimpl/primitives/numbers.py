@@ -9,6 +9,9 @@ $X\in\mathbb R^{N_x\times N}$ and $Y\in\mathbb R^{N_y\times N}$ have any size, `
 ``@`` for the block product. An identity that holds in the free algebra holds for all matrices whose sizes fit, so code
 run on blocks is proved for **all sizes** at once. This needs one thing of the code: :func:`transpose` in place of
 ``swapaxes``, for the transpose of a block matrix also transposes the blocks.
+
+Arrays pass through ``np.asanyarray``, not ``np.asarray``, so that an array type that rounds after every operation (the
+oracle's bfloat16) keeps doing so.
 """
 
 from collections.abc import Callable
@@ -32,9 +35,9 @@ def _on_objects(function: Callable[[Any], Any], x: Array) -> Array:
 
 
 def _elementwise(x: Any, floating: Callable[[Array], Any], symbolic: str) -> Array:
-    x = np.asarray(x)
+    x = np.asanyarray(x)
     if x.dtype != object:
-        return np.asarray(floating(x), dtype=x.dtype)
+        return np.asanyarray(floating(x))
     import sympy
 
     return _on_objects(getattr(sympy, symbolic), x)
@@ -48,6 +51,12 @@ def exp(x: Any) -> Array:
 def log(x: Any) -> Array:
     """Elementwise natural logarithm, same shape and dtype as `x`."""
     return _elementwise(x, np.log, "log")
+
+
+def log1p(x: Any) -> Array:
+    """Elementwise log(1 + x), accurate near 0, same shape and dtype as `x`."""
+    x = np.asanyarray(x)
+    return log(1 + x) if x.dtype == object else np.asanyarray(np.log1p(x))
 
 
 def sqrt(x: Any) -> Array:
@@ -103,12 +112,13 @@ def _floating_erf(x: Array) -> Array:
         return np.array(entries, dtype=x.dtype).reshape(x.shape)
     from scipy import special
 
-    return special.erf(x)  # type: ignore[no-any-return]
+    value = np.asanyarray(special.erf(x))
+    return value.astype(x.dtype) if x.dtype == np.float16 else value  # SciPy computes half precision in single
 
 
 def positive_part(x: Any) -> Array:
     """Elementwise max(x, 0), same shape and dtype as `x`."""
-    x = np.asarray(x)
+    x = np.asanyarray(x)
     if x.dtype != object:
         return np.maximum(x, 0)
     import sympy
@@ -118,12 +128,26 @@ def positive_part(x: Any) -> Array:
 
 def unit_step(x: Any) -> Array:
     """Elementwise indicator of x > 0 in `x`'s own dtype: the derivative of :func:`positive_part` with 0 at 0."""
-    x = np.asarray(x)
+    x = np.asanyarray(x)
     if x.dtype != object:
         return np.asarray(x > 0, dtype=x.dtype)
     import sympy
 
     return _on_objects(lambda entry: sympy.Heaviside(entry, 0), x)
+
+
+def constant(value: int | str, like: Array) -> Array:
+    """A number as a 0-d array in the dtype of `like`, to its last digit: an integer, a decimal string, or ``"pi"``.
+
+    A Python float has 53 bits, too few for ``longdouble`` and never exact for a proof.
+    """
+    if like.dtype == object:
+        import sympy
+
+        exact = sympy.pi if value == "pi" else sympy.Rational(value)
+        return np.asarray(exact, dtype=object)
+    digits = "3.14159265358979323846264338327950288" if value == "pi" else str(value)
+    return np.asarray(np.longdouble(digits)).astype(like.dtype)
 
 
 def row_max(x: Array) -> Array:
@@ -134,7 +158,7 @@ def row_max(x: Array) -> Array:
     """
     if x.dtype == object:
         return np.zeros((*x.shape[:-1], 1), dtype=object)
-    return np.asarray(np.max(x, axis=-1, keepdims=True))
+    return np.max(x, axis=-1, keepdims=True)
 
 
 def transpose(x: Array) -> Array:
@@ -142,9 +166,11 @@ def transpose(x: Array) -> Array:
     swapped = np.swapaxes(x, -1, -2)
     if swapped.dtype != object:
         return swapped
-    return _on_objects(lambda entry: entry.transpose() if hasattr(entry, "transpose") else entry, swapped)
+    return _on_objects(lambda entry: entry if getattr(entry, "is_commutative", True) else entry.transpose(), swapped)
 
 
 def common_dtype(*arrays: Any) -> np.dtype[Any]:
-    """The dtype that a result of these arrays has: NumPy's promotion, where ``object`` wins and scalars do not count."""
-    return np.result_type(*(np.asarray(array) for array in arrays if np.ndim(array) or np.asarray(array).dtype == object))
+    """The dtype of a result of these arrays: NumPy's promotion, where ``object`` wins and scalars do not count."""
+    return np.result_type(
+        *(np.asarray(array) for array in arrays if np.ndim(array) or np.asarray(array).dtype == object)
+    )

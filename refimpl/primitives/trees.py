@@ -35,11 +35,11 @@ def tree_map(function: Callable[..., Any], tree: Tree, *others: Any) -> Tree:
     """
     if tree is None:
         if any(other is not None for other in others):
-            raise ValueError("tree_map: expected trees of one structure, got None against a value")
-        return None  # type: ignore[return-value]
+            raise ValueError("tree_map: expected trees of one structure, got a value against None")
+        return tree
     children = _children(tree)
     if children is None:
-        return function(tree, *others)  # type: ignore[no-any-return]
+        return function(tree, *others)
     for other in others:
         if type(other) is not type(tree) or len(other) != len(tree):  # type: ignore[arg-type]
             raise ValueError(f"tree_map: expected trees of one structure, got {type(other).__name__} against {tree!r}")
