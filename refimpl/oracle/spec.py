@@ -3,7 +3,7 @@
 import importlib
 import pkgutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -41,6 +41,8 @@ class Spec:
     symbols : small arguments made of SymPy symbols, or None where the function needs LAPACK.
     relations : metamorphic relations.
     dtypes : the precisions in which a candidate may be judged.
+    mistakes : wrong versions of the reference that people write, by ``(kind, description)``, beyond those that a
+        diagnosis tries by itself: an off-by-one causal mask, a normaliser left out.
     """
 
     name: str
@@ -50,6 +52,7 @@ class Spec:
     symbols: Callable[[], Arguments] | None = None
     relations: tuple[Relation, ...] = ()
     dtypes: tuple[str, ...] = ("float64", "float32", "float16", "bfloat16")
+    mistakes: Mapping[tuple[str, str], Callable[..., Any]] = field(default_factory=dict)
 
 
 _SPECS: dict[str, Spec] = {}
@@ -65,8 +68,7 @@ def register(spec: Spec) -> Spec:
 
 def specs() -> Mapping[str, Spec]:
     """All specs by name; imports every module below ``refimpl.oracle.specs``."""
-    from refimpl.oracle import specs as package
-
+    package = importlib.import_module("refimpl.oracle.specs")
     for module in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
         importlib.import_module(module.name)
     return _SPECS
@@ -75,15 +77,22 @@ def specs() -> Mapping[str, Spec]:
 def is_differentiable(argument: Any) -> bool:
     """Whether a pullback returns a cotangent for this argument: an array, or a tree of arrays, of real numbers."""
     found = list(leaves(argument))
-    return bool(found) and all(
-        isinstance(leaf, np.ndarray) and (leaf.dtype == object or not np.issubdtype(leaf.dtype, np.integer | np.bool_))
-        for leaf in found
-    )
+    return bool(found) and all(isinstance(leaf, np.ndarray) and leaf.dtype.kind not in "iub" for leaf in found)
 
 
 def differentiable(arguments: Arguments) -> list[str]:
     """The names of the arguments that a pullback returns cotangents for, in the order of the signature."""
     return [name for name, value in arguments.items() if is_differentiable(value)]
+
+
+def symbols(name: str, *shape: int) -> Array:
+    """An array of distinct real SymPy symbols ``name_i_j``."""
+    import sympy
+
+    out = np.empty(shape, dtype=object)
+    for index in np.ndindex(*shape):
+        out[index] = sympy.Symbol("_".join([name, *map(str, index)]), real=True)
+    return out
 
 
 @st.composite
@@ -109,3 +118,26 @@ def real_arrays(draw: st.DrawFn, shape: tuple[int, ...], scale: float = 1.0) -> 
     elif kind == "small":
         values = values / 1024
     return values * scale
+
+
+def examples(spec: Spec, n: int, seed: int = 0) -> list[Arguments]:
+    """`n` inputs from the spec's domain, the same ones for the same seed."""
+    from hypothesis import HealthCheck, Phase, given, settings
+    from hypothesis import seed as seeded
+
+    drawn: list[Arguments] = []
+
+    @seeded(seed)
+    @settings(
+        max_examples=n,
+        database=None,
+        deadline=None,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(spec.arguments)
+    def collect(arguments: Arguments) -> None:
+        drawn.append(arguments)
+
+    collect()
+    return drawn

@@ -25,7 +25,7 @@ def causal_mask(n_tokens: int) -> Mask:
 
 
 def _check_mask(name: str, mask: Any, shape: tuple[int, ...]) -> None:
-    """Check a boolean array that broadcasts to `shape`, with at least one True in each row."""
+    """Check a boolean array that broadcasts to `shape`."""
     if not np.issubdtype(getattr(mask, "dtype", object), np.bool_):
         raise ValueError(f"{name}: expected a boolean array, got {getattr(mask, 'dtype', type(mask).__name__)}")
     fits = mask.ndim <= len(shape) and all(
@@ -33,8 +33,6 @@ def _check_mask(name: str, mask: Any, shape: tuple[int, ...]) -> None:
     )
     if not fits:
         raise ValueError(f"{name}: expected a shape that broadcasts to {shape}, got {mask.shape}")
-    if not np.all(np.any(mask, axis=-1)):
-        raise ValueError(f"{name}: expected a key for every query, got a row without any")
 
 
 def _check_softmax_attention(
@@ -45,6 +43,8 @@ def _check_softmax_attention(
     )
     if mask is not None:
         _check_mask("mask", mask, (*sizes["..."], sizes["n_queries"], sizes["n_keys"]))
+        if not np.all(np.any(mask, axis=-1)):
+            raise ValueError("mask: expected a key for every query, got a query that sees none")
     if scale is not None:
         check_number("scale", scale)
 
@@ -152,7 +152,7 @@ def linear_attention(
     Raises
     ------
     ValueError
-        If shapes do not fit, an entry is not finite, or the mask is not boolean or hides all keys.
+        If shapes do not fit, an entry is not finite, or the mask is not boolean.
 
     Source: Katharopoulos et al., arXiv 2006.16236, Eq. 5 and 9 with the identity as feature map.
     """
@@ -248,10 +248,13 @@ def _check_multi_head_attention(
     )
     if kind not in ("softmax", "linear"):
         raise ValueError(f"kind: expected 'softmax' or 'linear', got {kind!r}")
-    if key_mask is not None:
-        _check_mask("key_mask", key_mask, (*sizes["..."], sizes["n_tokens"]))
-        if causal and kind == "softmax" and not np.all(key_mask[..., 0]):
-            raise ValueError("key_mask: expected the first key visible where causal, got it hidden from its only query")
+    if key_mask is None:
+        return
+    _check_mask("key_mask", key_mask, (*sizes["..."], sizes["n_tokens"]))
+    # The first token is all that the first query may see where causal.
+    seen = key_mask[..., :1] if causal else key_mask
+    if kind == "softmax" and not np.all(np.any(seen, axis=-1)):
+        raise ValueError("key_mask: expected a key for every query, got a query that sees none")
 
 
 @checked(_check_multi_head_attention)
@@ -283,7 +286,7 @@ def multi_head_attention(
     Raises
     ------
     ValueError
-        If shapes do not fit, an entry is not finite, `kind` is unknown, or a token may see none.
+        If shapes do not fit, an entry is not finite, `kind` is unknown, or a softmax has nothing to see.
 
     Source: Vaswani et al., arXiv 1706.03762, Section 3.2.2.
     """
