@@ -137,8 +137,8 @@ def check_number(name: str, value: Any, interval: str = "(-inf, inf)") -> Any:
     below = value <= high if interval[-1] == "]" else value < high
     if not (above and below):
         raise ValueError(f"{name}: expected a number in {interval}, got {value}")
-    if isinstance(value, np.floating) and not isinstance(value, np.longdouble):
-        return float(value)
+    if isinstance(value, np.integer | np.floating) and not isinstance(value, np.longdouble):
+        return value.item()
     return value
 
 

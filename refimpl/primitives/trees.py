@@ -15,6 +15,16 @@ def _children(tree: Any) -> list[Any] | None:
     return None
 
 
+def _keys(node: Any) -> Any:
+    """What two inner nodes of one type must have in common: the keys of a dict in any order, else the length."""
+    return set(node) if isinstance(node, dict) else len(node)
+
+
+def _describe(tree: Any) -> str:
+    children = _children(tree)
+    return type(tree).__name__ if children is None else f"{type(tree).__name__} of {len(children)}"
+
+
 def leaves(tree: Any) -> Iterator[Any]:
     """The leaves, depth first; ``None`` is a node without leaves, as an absent parameter is."""
     children = _children(tree)
@@ -41,8 +51,10 @@ def tree_map(function: Callable[..., Any], tree: Tree, *others: Any) -> Tree:
     if children is None:
         return function(tree, *others)
     for other in others:
-        if type(other) is not type(tree) or len(other) != len(tree):  # type: ignore[arg-type]
-            raise ValueError(f"tree_map: expected trees of one structure, got {type(other).__name__} against {tree!r}")
+        if type(other) is not type(tree) or _keys(other) != _keys(tree):
+            raise ValueError(
+                f"tree_map: expected trees of one structure, got {_describe(other)} against {_describe(tree)}"
+            )
     if isinstance(tree, dict):
         return {  # type: ignore[return-value]
             key: tree_map(function, child, *(other[key] for other in others)) for key, child in tree.items()
