@@ -22,31 +22,36 @@ claim's id, so that no claim has a seed of its own.
 import importlib
 import importlib.util
 import inspect
+import re
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 import numpy as np
 
 from refimpl.catalogue import PAPERS, Paper
 
 Method = Literal["symbolic", "property", "statistical", "experiment"]
-METHODS: tuple[Method, ...] = ("symbolic", "property", "statistical", "experiment")
+METHODS: tuple[Method, ...] = get_args(Method)
 Cost = Literal["quick", "full"]
+
+# The modules of optional extras that a claim may require, and the extra that has each.
+EXTRAS = {"sklearn": "data", "safetensors": "vectors", "distributed": "dask", "jax": "bench", "torch": "bench"}
 
 
 @dataclass(frozen=True)
 class Check:
-    """One measured quantity against its criterion."""
+    """One measured quantity against its criterion; `digits` are those it takes to see on which side it lies."""
 
     quantity: str
     measured: Any
     criterion: str
     holds: bool
+    digits: int = 3
 
     def __str__(self) -> str:
-        return f"{self.quantity} {format_value(self.measured)}".strip()
+        return f"{self.quantity} {format_value(self.measured, self.digits)}".strip()
 
 
 @dataclass(frozen=True)
@@ -71,39 +76,51 @@ class Evidence:
         return Evidence(self.checks + other.checks)
 
 
-def format_value(value: Any) -> str:
-    """A number at the three digits that a reader compares; anything else as it prints."""
+def format_value(value: Any, digits: int = 3) -> str:
+    """A number at the few digits that a reader compares; anything else as it prints."""
     if isinstance(value, float | np.floating):
-        return f"{value:.3g}"
+        return f"{value:.{digits}g}"
     if isinstance(value, list | tuple | np.ndarray):
-        return "[" + " ".join(format_value(entry) for entry in value) + "]"
+        return "[" + " ".join(format_value(entry, digits) for entry in value) + "]"
     return str(value)
 
 
+def digits_apart(*values: Any) -> int:
+    """The fewest digits, from three, at which those of the values that differ also print differently."""
+    different = len(set(values))
+    return next((digits for digits in range(3, 17) if len({format_value(v, digits) for v in values}) == different), 17)
+
+
 def _plain(value: Any) -> Any:
-    """The value as JSON has it."""
-    return value.item() if isinstance(value, np.generic) else value
+    """The value without NumPy's types, as far as Python has one for it."""
+    return value.tolist() if isinstance(value, np.generic | np.ndarray) else value
 
 
 def at_most(measured: float, bound: float, quantity: str = "") -> Evidence:
     """Evidence that `measured` is at most `bound`; a NaN is not."""
-    return Evidence((Check(quantity, _plain(measured), f"<= {format_value(bound)}", bool(measured <= bound)),))
+    digits = digits_apart(measured, bound)
+    criterion = f"<= {format_value(bound, digits)}"
+    return Evidence((Check(quantity, _plain(measured), criterion, bool(measured <= bound), digits),))
 
 
 def at_least(measured: float, bound: float, quantity: str = "") -> Evidence:
     """Evidence that `measured` is at least `bound`; a NaN is not."""
-    return Evidence((Check(quantity, _plain(measured), f">= {format_value(bound)}", bool(measured >= bound)),))
+    digits = digits_apart(measured, bound)
+    criterion = f">= {format_value(bound, digits)}"
+    return Evidence((Check(quantity, _plain(measured), criterion, bool(measured >= bound), digits),))
 
 
 def within(measured: float, low: float, high: float, quantity: str = "") -> Evidence:
     """Evidence that `measured` lies in the closed interval from `low` to `high`; a NaN does not."""
-    criterion = f"in [{format_value(low)}, {format_value(high)}]"
-    return Evidence((Check(quantity, _plain(measured), criterion, bool(low <= measured <= high)),))
+    digits = digits_apart(measured, low, high)
+    criterion = f"in [{format_value(low, digits)}, {format_value(high, digits)}]"
+    return Evidence((Check(quantity, _plain(measured), criterion, bool(low <= measured <= high), digits),))
 
 
 def equal(measured: Any, expected: Any, quantity: str = "") -> Evidence:
     """Evidence that a discrete outcome (a count, a list of signs, an exact rational) is the expected one."""
-    return Evidence((Check(quantity, _plain(measured), f"= {format_value(expected)}", bool(measured == expected)),))
+    measured, expected = _plain(measured), _plain(expected)
+    return Evidence((Check(quantity, measured, f"= {format_value(expected)}", bool(measured == expected)),))
 
 
 def holds(condition: bool, criterion: str, measured: str, quantity: str = "") -> Evidence:
@@ -147,12 +164,21 @@ class Claim:
         return self.id.split("/")[1]
 
     def evidence(self, seed: int = 0, control: Control | None = None) -> Evidence:
-        """Run the check on the shipped code, or on the broken construction of a control."""
-        replaced = control.replaced if control else {}
+        """Run the check on the shipped code, or on the broken construction of a control.
+
+        Raises
+        ------
+        ValueError
+            If it returns no evidence, or evidence without a check: a control must not fail for checking nothing.
+        """
+        drawn = []
         if "rng" in inspect.signature(self.function).parameters:
-            rng = np.random.default_rng([seed, zlib.crc32(self.id.encode())])
-            return self.function(rng, **replaced)
-        return self.function(**replaced)
+            # A claim and its controls draw the same numbers, so that only what is broken differs.
+            drawn = [np.random.default_rng([seed, zlib.crc32(self.id.encode())])]
+        evidence = self.function(*drawn, **(control.replaced if control else {}))
+        if not isinstance(evidence, Evidence) or not evidence.checks:
+            raise ValueError(f"claim {self.id}: expected Evidence with at least one check, got {evidence!r}")
+        return evidence
 
 
 @dataclass(frozen=True)
@@ -226,7 +252,7 @@ def claim(
 
     Parameters
     ----------
-    id : ``paper/LABEL``, the label of the card's row.
+    id : ``paper/LABEL``: the paper's slug, one to three capitals and a number.
     title, source, statement : the claim in words; its theorem, equation or figure; its LaTeX.
     method : the strongest method that decides it.
     scope : what was covered: sizes, domain and examples, samples and confidence, or seeds.
@@ -235,20 +261,38 @@ def claim(
     cost : ``full`` if it takes longer than the default run should.
     erratum : where the paper's statement is false, what is wrong with it and what holds instead; the evidence then
         checks the counterexample and the corrected statement.
-    requires : modules of an optional extra, without which the claim is skipped.
+    requires : modules of optional extras (see `EXTRAS`), without which the claim is skipped.
+
+    Raises
+    ------
+    ValueError
+        If a field is empty or out of range, there is no control, a control replaces something that is no keyword with
+        a default, or the id is taken.
     """
     controls = (control,) if isinstance(control, Control) else tuple(control)
-    if method not in METHODS:
-        raise ValueError(f"claim {id}: expected method in {METHODS}, got {method!r}")
+    if not re.fullmatch(r"[a-z][a-z0-9_]*/[A-Z]{1,3}\d+[a-z]?", id):
+        raise ValueError(f"claim {id}: expected an id such as linear_attention/LA1")
+    if not controls:
+        raise ValueError(f"claim {id}: expected at least one negative control")
+    for name, text in {"title": title, "source": source, "statement": statement, "scope": scope}.items():
+        if not text.strip():
+            raise ValueError(f"claim {id}: expected a {name}, got an empty one")
+    for name, value, known in [("method", method, METHODS), ("cost", cost, get_args(Cost))]:
+        if value not in known:
+            raise ValueError(f"claim {id}: expected {name} in {known}, got {value!r}")
+    for module in requires:
+        if module not in EXTRAS:
+            raise ValueError(f"claim {id}: requires module {module!r}, which no extra has: {sorted(EXTRAS)}")
 
     def enter(function: _Function) -> _Function:
-        if id in _CLAIMS and _CLAIMS[id].function.__module__ != "__main__":
-            raise ValueError(f"claim {id}: entered twice, in {_CLAIMS[id].function.__module__} and {function.__module__}")
         parameters = inspect.signature(function).parameters
         for one in controls:
             for keyword in one.replaced:
-                if keyword not in parameters:
+                if keyword not in parameters or parameters[keyword].default is inspect.Parameter.empty:
                     raise ValueError(f"claim {id}: control {one.description!r} replaces unknown keyword {keyword!r}")
+        known = _CLAIMS.get(id)
+        if known and _place(known.function) != _place(function):  # the same function again is a reloaded module
+            raise ValueError(f"claim {id}: entered twice, by {_place(known.function)} and {_place(function)}")
         _CLAIMS[id] = Claim(
             id, title, source, statement, method, scope, controls, function, tuple(uses), cost, erratum, tuple(requires)
         )
@@ -257,14 +301,19 @@ def claim(
     return enter
 
 
+def _place(function: Callable[..., Any]) -> str:
+    return f"{function.__module__}.{function.__qualname__}"
+
+
 def figure(
     id: str, *, title: str, caption: str, answers_to: str, cost: Cost = "quick"
 ) -> Callable[[_Function], _Function]:
     """Enter a function ``rng -> Figure`` as a figure of the paper: ``paper/F1``."""
 
     def enter(function: _Function) -> _Function:
-        if id in _FIGURES:
-            raise ValueError(f"figure {id}: entered twice")
+        known = _FIGURES.get(id)
+        if known and _place(known.function) != _place(function):
+            raise ValueError(f"figure {id}: entered twice, by {_place(known.function)} and {_place(function)}")
         _FIGURES[id] = FigureDeclaration(id, title, caption, answers_to, function, cost)
         return function
 
@@ -281,6 +330,12 @@ def claims(papers: Sequence[Paper] = PAPERS) -> list[Claim]:
     """The claims of these papers, in the papers' order and each paper's own."""
     load(papers)
     return [one for paper in papers for one in _CLAIMS.values() if one.paper == paper.slug]
+
+
+def find(module: str, id: str) -> Claim:
+    """The claim that this module enters, for a process that has not imported it yet."""
+    importlib.import_module(module)
+    return _CLAIMS[id]
 
 
 def figures(papers: Sequence[Paper] = PAPERS) -> list[FigureDeclaration]:
