@@ -157,16 +157,17 @@ def gelu_tanh(x: Array) -> Array:
 
     Source: Hendrycks and Gimpel, arXiv 1606.08415, Section 2; the default of ``jax.nn.gelu``.
     """
-    return x * (1 + numbers.tanh(_cubic(x))) / 2
+    return x * ((1 + numbers.tanh(_cubic(x))) / 2)
 
 
 @checked(_check)
 def gelu_tanh_vjp(x: Array) -> tuple[Array, Pullback]:
     """:func:`gelu_tanh` and its pullback."""
     bent = numbers.tanh(_cubic(x))
-    steepness = sqrt(2 / constant("pi", x)) * x * (1 - bent * bent)
-    # Times x twice, not times x^2: far out, 0 times a large number is 0, and 0 times infinity is not.
-    return x * (1 + bent) / 2, _pull((1 + bent + steepness + 3 * constant("0.044715", x) * steepness * x * x) / 2)
+    half = (1 + bent) / 2
+    # Far out 0 times a large number is 0, and 0 times infinity is not: so 1 - bent^2 first, and x one by one.
+    steepness = (1 - bent * bent) * x * (sqrt(2 / constant("pi", x)) / 2)
+    return x * half, _pull(half + steepness + 3 * constant("0.044715", x) * steepness * x * x)
 
 
 def _cubic(x: Array) -> Array:

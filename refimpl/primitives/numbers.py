@@ -120,7 +120,7 @@ def positive_part(x: Any) -> Array:
     """Elementwise max(x, 0), same shape and dtype as `x`."""
     x = np.asanyarray(x)
     if x.dtype != object:
-        return np.maximum(x, 0)
+        return np.asanyarray(np.maximum(x, 0))
     import sympy
 
     return _on_objects(lambda entry: sympy.Max(entry, 0), x)
