@@ -81,14 +81,21 @@ def linear_self_attention_vjp(
 
     def pullback(cotangent: Array) -> tuple[Array, LinearAttentionWeights]:
         to_tokens, to_key_query, to_projection_value = pull_products(cotangent)
-        return to_tokens, LinearAttentionWeights(
-            key=weights.query @ transpose(to_key_query),
-            query=weights.key @ to_key_query,
-            value=transpose(weights.projection) @ to_projection_value,
-            projection=to_projection_value @ transpose(weights.value),
-        )
+        return to_tokens, factor_cotangents(weights, to_key_query, to_projection_value)
 
     return output, pullback
+
+
+def factor_cotangents(
+    weights: LinearAttentionWeights, to_key_query: Array, to_projection_value: Array
+) -> LinearAttentionWeights:
+    """From the cotangents of the products $A$ and $B$ to those of their factors."""
+    return LinearAttentionWeights(
+        key=weights.query @ transpose(to_key_query),
+        query=weights.key @ to_key_query,
+        value=transpose(weights.projection) @ to_projection_value,
+        projection=to_projection_value @ transpose(weights.value),
+    )
 
 
 def attend(tokens: Array, key_query: Array, projection_value: Array, n_keys: int) -> Array:
@@ -135,11 +142,11 @@ def attend_vjp(
 
 def _sum_batch(matrices: Array) -> Array:
     """Sum over all axes but the last two."""
-    return np.asarray(matrices.reshape(-1, *matrices.shape[-2:]).sum(axis=0))
+    return matrices.reshape(-1, *matrices.shape[-2:]).sum(axis=0)
 
 
 def _check(tokens: Any, weights: LinearAttentionWeights, n_context: int, include_query: bool) -> tuple[Array, int]:
-    tokens = np.asarray(tokens)
+    tokens = np.asanyarray(tokens)
     check_weights(weights, tokens)
     n_context = check_integer("n_context", n_context, 1, tokens.shape[-1] - 1)
     return tokens, tokens.shape[-1] if include_query else n_context

@@ -1,0 +1,152 @@
+r"""In-context linear regression: a task is a linear map $W_\tau$, a prompt a few noiseless samples of it and a query.
+
+Arrays have a leading task axis; within a task the columns are samples, as the in-context papers write them.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from refimpl.primitives.checks import check_integer, check_number, check_shapes
+from refimpl.primitives.numbers import Array
+
+
+class RegressionTasks(NamedTuple):
+    """A batch of prompts; any leading axes in place of ``n_tasks``."""
+
+    x: Array
+    """Context inputs, shape ``(n_tasks, n_inputs, n_context)``."""
+    y: Array
+    """Context targets, shape ``(n_tasks, n_outputs, n_context)``."""
+    x_query: Array
+    """Query inputs, shape ``(n_tasks, n_inputs)``."""
+    y_query: Array
+    """True targets of the query, shape ``(n_tasks, n_outputs)``."""
+
+    def astype(self, dtype: Any) -> "RegressionTasks":
+        """The same prompts in another precision."""
+        return RegressionTasks(*(array.astype(dtype) for array in self))
+
+
+def check_tasks(tasks: RegressionTasks) -> dict[str, Any]:
+    """Raise ``ValueError`` unless the four arrays fit each other and hold at least one task; return the sizes."""
+    sizes = check_shapes(
+        x=(tasks.x, "... n_inputs n_context"),
+        y=(tasks.y, "... n_outputs n_context"),
+        x_query=(tasks.x_query, "... n_inputs"),
+        y_query=(tasks.y_query, "... n_outputs"),
+    )
+    if 0 in sizes["..."]:
+        raise ValueError(f"tasks: expected at least one task, got batch axes {sizes['...']}")
+    return sizes
+
+
+def uniform_moments(half_width: Any) -> tuple[Any, Any]:
+    r"""Second and fourth moment of $\mathcal U(-a,a)$: $(a^2/3,\ a^4/5)$."""
+    half_width = check_number("half_width", half_width, "(0, inf)")
+    return half_width**2 / 3, half_width**4 / 5
+
+
+def gaussian_moments(standard_deviation: Any) -> tuple[Any, Any]:
+    r"""Second and fourth moment of $\mathcal N(0,\sigma^2)$: $(\sigma^2,\ 3\sigma^4)$."""
+    standard_deviation = check_number("standard_deviation", standard_deviation, "(0, inf)")
+    return standard_deviation**2, 3 * standard_deviation**4
+
+
+def sample_linear_tasks(
+    n_tasks: int,
+    n_inputs: int,
+    n_context: int,
+    input_scale: float,
+    weight_scale: float,
+    rng: np.random.Generator,
+    n_outputs: int = 1,
+    dtype: Any = np.float64,
+) -> RegressionTasks:
+    r"""Noiseless tasks with $W_\tau\sim\mathcal N(0,1)\cdot$ `weight_scale` and inputs from $\mathcal U(-a,a)$.
+
+    Parameters
+    ----------
+    n_tasks, n_inputs, n_context, n_outputs : int >= 1
+    input_scale : float > 0
+        The half-width $a$ of the inputs' interval.
+    weight_scale : float > 0
+    rng : numpy.random.Generator
+    dtype : float64 or float32
+        Drawn in this precision.
+
+    Raises
+    ------
+    ValueError
+        If a size is below 1 or a scale is not positive.
+
+    Source: arXiv 2212.07677, Section 3 and Appendix A.12. The text says $a=1$, the authors' code and every reported
+    number $a=1/2$.
+    """
+    _check_sampler(n_tasks, n_inputs, n_context, n_outputs, input_scale, weight_scale)
+    unit = rng.random((n_tasks, n_inputs, n_context + 1), dtype=dtype)
+    return _label((2 * unit - 1) * float(input_scale), n_outputs, float(weight_scale), rng)
+
+
+def sample_out_of_distribution_tasks(
+    n_tasks: int,
+    n_inputs: int,
+    n_context: int,
+    input_scale: float,
+    weight_scale: float,
+    rng: np.random.Generator,
+    n_outputs: int = 1,
+    dtype: Any = np.float64,
+) -> RegressionTasks:
+    """Tasks whose inputs follow, task by task, an exponential, a normal or a Laplace law instead of the uniform one.
+
+    Context and query are divided by the Frobenius norm of the context and multiplied by `input_scale`. Parameters and
+    errors as in :func:`sample_linear_tasks`.
+
+    Source: arXiv 2212.07677, Section 3 and Figure 6.
+    """
+    _check_sampler(n_tasks, n_inputs, n_context, n_outputs, input_scale, weight_scale)
+    shape = (n_tasks, n_inputs, n_context + 1)
+    exponential = rng.standard_exponential(shape, dtype=dtype)
+    law = rng.integers(3, size=(n_tasks, 1, 1))
+    signs = rng.choice(np.array([-1, 1], dtype=dtype), size=shape)
+    inputs = np.choose(law, [exponential, rng.standard_normal(shape, dtype=dtype), signs * exponential])
+    norm = np.sqrt(np.sum(inputs[..., :-1] ** 2, axis=(-1, -2), keepdims=True))
+    return _label(inputs / norm * float(input_scale), n_outputs, float(weight_scale), rng)
+
+
+def replace_targets(tasks: RegressionTasks, n_distractors: int, rng: np.random.Generator) -> RegressionTasks:
+    r"""The same prompts with the targets of `n_distractors` random context points of each task drawn from $N(0,1)$.
+
+    Raises
+    ------
+    ValueError
+        If the tasks do not fit or `n_distractors` is not in 0..n_context.
+
+    Source: arXiv 2212.07677, Appendix A.12 (authors' sampler).
+    """
+    check_tasks(tasks)
+    n_context = tasks.y.shape[-1]
+    n_distractors = check_integer("n_distractors", n_distractors, 0, n_context)
+    ranks = np.argsort(rng.random((*tasks.y.shape[:-2], 1, n_context)), axis=-1)
+    noise = rng.standard_normal(tasks.y.shape).astype(tasks.y.dtype)
+    return tasks._replace(y=np.where(ranks < n_distractors, noise, tasks.y))
+
+
+def _check_sampler(
+    n_tasks: int, n_inputs: int, n_context: int, n_outputs: int, input_scale: float, weight_scale: float
+) -> None:
+    check_integer("n_tasks", n_tasks, 1)
+    check_integer("n_inputs", n_inputs, 1)
+    check_integer("n_context", n_context, 1)
+    check_integer("n_outputs", n_outputs, 1)
+    check_number("input_scale", input_scale, "(0, inf)")
+    check_number("weight_scale", weight_scale, "(0, inf)")
+
+
+def _label(inputs: Array, n_outputs: int, weight_scale: float, rng: np.random.Generator) -> RegressionTasks:
+    """Draw the linear maps and apply them; the last column of `inputs` is the query."""
+    n_tasks, n_inputs, _ = inputs.shape
+    weights = rng.standard_normal((n_tasks, n_outputs, n_inputs), dtype=inputs.dtype.type) * weight_scale
+    targets = weights @ inputs
+    return RegressionTasks(inputs[..., :-1], targets[..., :-1], inputs[..., -1], targets[..., -1])
