@@ -1,0 +1,282 @@
+"""Why a candidate is wrong: which usual mistake reproduces its output.
+
+Each hypothesis predicts what the candidate would return if it made one mistake. A diagnosis is a hypothesis whose
+prediction meets the candidate's output, to the bound that the right output would have to meet, on *every* failing input
+where the mistake can be told from correct behaviour. So its evidence is a prediction that came true.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from math import sqrt
+from typing import Any
+
+import numpy as np
+
+from refimpl.oracle.cases import named_leaves
+from refimpl.oracle.spec import Arguments, differentiable
+from refimpl.primitives.numbers import Array
+from refimpl.primitives.trees import leaves, tree_map
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """A mistake that explains the failures, and on how many failing inputs its prediction was met."""
+
+    kind: str
+    description: str
+    inputs: int
+
+    def __str__(self) -> str:
+        return f"{self.kind}: {self.description} (reproduces the candidate on {self.inputs} of {self.inputs} failing inputs)"
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A failing input: what the candidate gave and what is true, array by array, and the bound on their distance."""
+
+    arguments: Arguments
+    reference: Callable[..., dict[str, Array]]
+    given: dict[str, Array]
+    truth: dict[str, Array]
+    bounds: dict[str, float]
+    lower_precision: Callable[[], dict[str, float]]
+
+
+Key = tuple[str, str]
+Hypotheses = Iterator[tuple[Key, dict[str, Array]]]
+
+
+def diagnose(failures: list[Failure], mistakes: dict[Key, Callable[..., Any]]) -> list[Diagnosis]:
+    """The mistakes that explain all failures, most specific first.
+
+    Parameters
+    ----------
+    failures : the failing inputs.
+    mistakes : wrong versions of the reference that the spec knows of, by kind and description, each giving its outputs
+        by name.
+    """
+    if not failures:
+        return []
+    explained: dict[Key, int] | None = None
+    order: list[Key] = []
+    for failure in failures:
+        keys = _explanations(failure, mistakes)
+        order += [key for key in keys if key not in order]
+        explained = {key: 1 + (explained or {}).get(key, 0) for key in keys if explained is None or key in explained}
+    named = [Diagnosis(kind, description, len(failures)) for kind, description in order if (kind, description) in explained]  # type: ignore[operator]
+    named.sort(key=lambda one: _PRIORITY.index(one.kind) if one.kind in _PRIORITY else -1)
+    return named or _low_precision(failures)
+
+
+# More specific kinds first: an explanation by one argument says more than a factor that happens to fit.
+_PRIORITY = [
+    "mask",
+    "off by one",
+    "missing term",
+    "missing residual",
+    "double application",
+    "transposition",
+    "axis",
+    "swapped arguments",
+    "missing gradient",
+    "swapped gradients",
+    "sign",
+    "constant factor",
+]
+
+
+def _explanations(failure: Failure, mistakes: dict[Key, Callable[..., Any]]) -> list[Key]:
+    found: list[Key] = []
+    for key, predicted in _hypotheses(failure, mistakes):
+        if key not in found and _meets(failure, predicted):
+            found.append(key)
+    return found + _factors(failure)
+
+
+def _meets(failure: Failure, predicted: dict[str, Array]) -> bool:
+    for name, given in failure.given.items():
+        value = predicted.get(name)
+        if value is None or np.shape(value) != given.shape:
+            return False
+        distance = np.max(np.abs(given - value), initial=0.0)
+        # A prediction larger than the truth rounds by as much more.
+        growth = max(1.0, _size(value) / max(_size(failure.truth[name]), 1e-300)) if _size(failure.truth[name]) else 1.0
+        if not distance <= 2 * growth * failure.bounds[name] + 1e-14 * _size(value):
+            return False
+    return True
+
+
+def _size(x: Array) -> float:
+    return float(np.max(np.abs(x), initial=0.0))
+
+
+def _hypotheses(failure: Failure, mistakes: dict[Key, Callable[..., Any]]) -> Hypotheses:
+    for key, wrong in mistakes.items():
+        predicted = _attempt(wrong, failure.arguments)
+        if predicted is not None:
+            yield key, predicted
+    for key, arguments in _edited_arguments(failure.arguments):
+        predicted = _attempt(failure.reference, arguments)
+        if predicted is not None:
+            yield key, predicted
+    yield from _edited_outputs(failure)
+
+
+def _attempt(function: Callable[..., Any], arguments: Arguments) -> dict[str, Array] | None:
+    """What `function` returns there; None where the mistake leads out of its domain."""
+    try:
+        with np.errstate(all="ignore"):
+            return {name: np.asarray(value) for name, value in function(**arguments).items()}
+    except (ValueError, IndexError, TypeError, ArithmeticError, np.linalg.LinAlgError):
+        return None
+
+
+def _edited_arguments(arguments: Arguments) -> Iterator[tuple[Key, Arguments]]:
+    """One mistake in how an argument is used, as the argument that a correct function would have to be given."""
+    arrays = {name: arguments[name] for name in differentiable(arguments)}
+    paths = named_leaves(arrays)
+
+    def replaced(path: str, new: Array) -> Arguments:
+        target = paths[path]
+        return {**arguments, **{n: tree_map(lambda leaf: new if leaf is target else leaf, t) for n, t in arrays.items()}}
+
+    for name, value in arguments.items():
+        if isinstance(value, bool):
+            yield ("mask" if "causal" in name or "mask" in name else "flag", f"`{name}` is ignored"), {
+                **arguments,
+                name: not value,
+            }
+        elif isinstance(value, int):
+            for step in (1, -1):
+                yield ("off by one", f"`{name}` {'+' if step > 0 else '-'} 1"), {**arguments, name: value + step}
+        elif isinstance(value, np.ndarray) and value.dtype == bool:
+            yield ("mask", f"`{name}` is ignored"), {**arguments, name: np.ones_like(value)}
+            yield ("mask", f"`{name}` is inverted"), {**arguments, name: ~value}
+            for step in (1, -1):
+                yield ("off by one", f"`{name}` is shifted by one"), {**arguments, name: np.roll(value, step, -1)}
+    for path, leaf in paths.items():
+        yield ("missing term", f"`{path}` has no effect"), replaced(path, np.zeros_like(leaf))
+        yield ("sign", f"`{path}` enters with the wrong sign"), replaced(path, -leaf)
+        if leaf.ndim >= 2 and leaf.shape[-1] == leaf.shape[-2] > 1:
+            yield ("transposition", f"`{path}` is transposed"), replaced(path, np.swapaxes(leaf, -1, -2))
+    names = list(paths)
+    for i, first in enumerate(names):
+        for second in names[i + 1 :]:
+            if paths[first].shape == paths[second].shape:
+                a, b = paths[first], paths[second]
+                swapped = {
+                    n: tree_map(lambda leaf: b if leaf is a else a if leaf is b else leaf, t)  # noqa: B023
+                    for n, t in arrays.items()
+                }
+                yield ("swapped arguments", f"`{first}` and `{second}` are swapped"), {**arguments, **swapped}
+
+
+def _edited_outputs(failure: Failure) -> Hypotheses:
+    """One mistake in what is done with the right output."""
+    truth = failure.truth
+    arrays = {name: failure.arguments[name] for name in differentiable(failure.arguments)}
+    if all(value.ndim >= 2 for value in truth.values()):
+        yield ("transposition", "the output is transposed"), {n: np.swapaxes(v, -1, -2) for n, v in truth.items()}
+    along_other_axis = _attempt(
+        failure.reference,
+        {**failure.arguments, **{n: tree_map(_swap_if_matrix, tree) for n, tree in arrays.items()}},
+    )
+    if along_other_axis is not None:
+        yield ("axis", "works along the other axis"), {n: _swap_if_matrix(v) for n, v in along_other_axis.items()}
+    if len(truth) == 1:
+        (name, value), = truth.items()
+        for path, leaf in named_leaves(arrays).items():
+            if leaf.shape == value.shape:
+                yield ("missing residual", f"`{path}` is not added back"), {name: value - leaf}
+                yield ("double residual", f"`{path}` is added once too often"), {name: value + leaf}
+                if path in arrays:
+                    twice = _attempt(failure.reference, {**failure.arguments, path: value.astype(leaf.dtype)})
+                    if twice is not None:
+                        yield ("double application", f"applied twice, to `{path}` and to the result"), twice
+    else:
+        for name, value in truth.items():
+            if _size(failure.given[name]) == 0 and _size(value) > 0:
+                yield ("missing gradient", f"{name} is zero"), {**truth, name: np.zeros_like(value)}
+        names = list(truth)
+        for i, first in enumerate(names):
+            for second in names[i + 1 :]:
+                if truth[first].shape == truth[second].shape:
+                    swapped = {**truth, first: truth[second], second: truth[first]}
+                    yield ("swapped gradients", f"{first} and {second} are swapped"), swapped
+
+
+def _swap_if_matrix(x: Array) -> Array:
+    return np.swapaxes(x, -1, -2) if x.ndim >= 2 else x
+
+
+def _factors(failure: Failure) -> list[Key]:
+    """The names of the constant that the wrong outputs are off by, if it is one constant."""
+    wrong = {n: v for n, v in failure.given.items() if _size(v - failure.truth[n]) > failure.bounds[n]}
+    products = sum(float(np.sum(v * failure.truth[n])) for n, v in wrong.items())
+    squares = sum(float(np.sum(failure.truth[n] ** 2)) for n in wrong)
+    if squares == 0:
+        return []
+    factor = products / squares
+    fits = all(
+        _size(v - factor * failure.truth[n]) <= 2 * max(1.0, abs(factor)) * failure.bounds[n] for n, v in wrong.items()
+    )
+    if not fits or factor == 0:
+        return []
+    uncertainty = max(failure.bounds[n] / max(_size(failure.truth[n]), 1e-300) for n in wrong)
+    where = "" if len(wrong) == len(failure.given) else " in " + ", ".join(wrong)
+
+    def near(value: float) -> bool:
+        return abs(factor - value) <= (1e-6 + 4 * uncertainty) * max(1.0, abs(value))
+
+    if near(-1.0):
+        return [("sign", f"the output has the wrong sign{where}")]
+    keys: list[Key] = [
+        ("constant factor", f"{sign}{text}{where}")
+        for text, value in _named_constants(failure)
+        for sign, signed in (("", value), ("-", -value))
+        if near(signed)
+    ]
+    return [*keys, ("constant factor", f"{factor:.3g}{where}")]
+
+
+def _named_constants(failure: Failure) -> Iterator[tuple[str, float]]:
+    """Simple functions of the sizes, simplest first."""
+    for text, value in (("2", 2.0), ("1/2", 0.5), ("4", 4.0), ("1/4", 0.25)):
+        yield text, value
+    sizes: dict[str, int] = {}
+    for path, leaf in named_leaves(failure.arguments).items():
+        if isinstance(leaf, bool):
+            continue
+        if isinstance(leaf, int):
+            sizes[path] = leaf
+        for axis in range(-np.ndim(leaf), 0):
+            sizes[f"{path}.shape[{axis}]"] = np.shape(leaf)[axis]
+        if np.ndim(leaf):
+            sizes[f"{path}.size"] = int(np.size(leaf))
+    for name, n in sizes.items():
+        if n > 1:
+            yield f"1/{name}", 1 / n
+            yield name, float(n)
+            yield f"1/sqrt({name})", 1 / sqrt(n)
+            yield f"sqrt({name})", sqrt(n)
+            yield f"2/{name}", 2 / n
+            yield f"1/(2 {name})", 1 / (2 * n)
+            yield f"({name} - 1)/{name}", (n - 1) / n
+            yield f"{name}/({name} - 1)", n / (n - 1)
+            yield f"{name}/({name} + 1)", n / (n + 1)
+            yield f"({name} + 1)/{name}", (n + 1) / n
+
+
+def _low_precision(failures: list[Failure]) -> list[Diagnosis]:
+    """Whether the errors are those of a lower precision's arithmetic."""
+    agreeing: dict[str, int] = {}
+    for failure in failures:
+        error = max(_size(v - failure.truth[n]) for n, v in failure.given.items())
+        for dtype, expected in failure.lower_precision().items():
+            if expected / 64 <= error <= 8 * expected:
+                agreeing[dtype] = agreeing.get(dtype, 0) + 1
+    return [
+        Diagnosis("low precision", f"the errors are those of {dtype} arithmetic", count)
+        for dtype, count in agreeing.items()
+        if count == len(failures)
+    ][:1]
