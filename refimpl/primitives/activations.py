@@ -163,16 +163,29 @@ def gelu_tanh(x: Array) -> Array:
 @checked(_check)
 def gelu_tanh_vjp(x: Array) -> tuple[Array, Pullback]:
     """:func:`gelu_tanh` and its pullback."""
-    bent = numbers.tanh(_cubic(x))
-    half = (1 + bent) / 2
-    # Far out 0 times a large number is 0, and 0 times infinity is not: so 1 - bent^2 first, and x one by one.
-    steepness = (1 - bent * bent) * x * (sqrt(2 / constant("pi", x)) / 2)
-    return x * half, _pull(half + steepness + 3 * constant("0.044715", x) * steepness * x * x)
+    half = numbers.tanh(_cubic(x))
+    half += 1
+    half /= 2
+    output = x * half
+    # (1 - tanh^2) / 4 = half (1 - half). Far out it is 0, and 0 times x^2 must not be 0 times infinity: x one by one.
+    steepness = 1 - half
+    steepness *= output
+    slope = steepness * x
+    slope *= x
+    slope *= 3 * constant("0.044715", x)
+    slope += steepness
+    slope *= 2 * sqrt(2 / constant("pi", x))
+    slope += half
+    return output, _pull(slope)
 
 
 def _cubic(x: Array) -> Array:
     with np.errstate(over="ignore"):
-        return sqrt(2 / constant("pi", x)) * (x + constant("0.044715", x) * x * x * x)
+        inner = constant("0.044715", x) * x * x
+        inner += 1
+        inner *= x
+        inner *= sqrt(2 / constant("pi", x))
+    return inner
 
 
 def _square(x: Array) -> Array:

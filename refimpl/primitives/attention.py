@@ -11,7 +11,7 @@ import numpy as np
 
 from refimpl.primitives.checks import check_number, check_shapes, checked
 from refimpl.primitives.layers import linear, linear_vjp
-from refimpl.primitives.numbers import Array, constant, exp, row_max, sqrt, transpose
+from refimpl.primitives.numbers import Array, constant, exp, row_dot, row_max, row_sum, sqrt, transpose
 
 Mask = np.ndarray[Any, np.dtype[np.bool_]]
 QueryKeyValue = tuple[Array, Array, Array]
@@ -91,7 +91,7 @@ def softmax_attention_vjp(
     def pullback(cotangent: Array) -> QueryKeyValue:
         to_scores = cotangent @ transpose(value)
         # The mean of to_scores under the weights, computed where it is smaller: over the features of the output.
-        to_scores -= (cotangent * output).sum(axis=-1, keepdims=True)
+        to_scores -= row_dot(cotangent, output)
         to_scores *= weights
         return to_scores @ key * factor, transpose(to_scores) @ scaled, transpose(weights) @ cotangent
 
@@ -111,7 +111,7 @@ def attention_weights(query: Array, key: Array, mask: Mask | None = None) -> Arr
     weights = exp(scores)
     if mask is not None and scores.dtype == object:
         weights *= mask.astype(int)
-    weights /= weights.sum(axis=-1, keepdims=True)
+    weights /= row_sum(weights)
     return weights
 
 

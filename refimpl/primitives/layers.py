@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from refimpl.primitives.activations import Activation, check_activation
 from refimpl.primitives.checks import check_shapes, checked
-from refimpl.primitives.numbers import Array, transpose
+from refimpl.primitives.numbers import Array, column_sum, transpose
 
 
 class Linear(NamedTuple):
@@ -59,7 +59,7 @@ def linear_vjp(
         rows = cotangent.reshape(-1, cotangent.shape[-1])
         to_x = (rows @ weight).reshape(x.shape)
         to_weight = transpose(rows) @ x.reshape(-1, x.shape[-1])
-        return (to_x, to_weight) if bias is None else (to_x, to_weight, rows.sum(axis=0))
+        return (to_x, to_weight) if bias is None else (to_x, to_weight, column_sum(rows))
 
     return linear.unchecked(x, weight, bias), pullback
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from refimpl.primitives.checks import check_shapes, checked
 from refimpl.primitives.normalization import softmax
-from refimpl.primitives.numbers import Array, exp, log, row_max
+from refimpl.primitives.numbers import Array, exp, log, row_dot, row_max, row_sum
 
 
 def _check_squared_error(prediction: Array, target: Array) -> None:
@@ -31,7 +31,7 @@ def squared_error(prediction: Array, target: Array) -> Array:
         If shapes differ or an entry is not finite.
     """
     residual = prediction - target
-    return np.asanyarray((residual * residual).sum(axis=-1))
+    return row_dot(residual, residual)[..., 0]
 
 
 @checked(_check_squared_error)
@@ -43,7 +43,7 @@ def squared_error_vjp(prediction: Array, target: Array) -> tuple[Array, Callable
         to_prediction = 2 * np.asanyarray(cotangent)[..., None] * residual
         return to_prediction, -to_prediction
 
-    return np.asanyarray((residual * residual).sum(axis=-1)), pullback
+    return row_dot(residual, residual)[..., 0], pullback
 
 
 def _check_cross_entropy(logits: Array, labels: Array) -> None:
@@ -78,7 +78,7 @@ def cross_entropy(logits: Array, labels: Array) -> Array:
         If shapes do not fit, a logit is not finite or a label is no class.
     """
     shifted = logits - row_max(logits)
-    return np.asanyarray(log(exp(shifted).sum(axis=-1)) - _at(shifted, labels))
+    return np.asanyarray(log(row_sum(exp(shifted)))[..., 0] - _at(shifted, labels))
 
 
 @checked(_check_cross_entropy)

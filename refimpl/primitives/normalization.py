@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 
 from refimpl.primitives.checks import check_number, check_shapes, checked
-from refimpl.primitives.numbers import Array, exp, log, row_max, sqrt
+from refimpl.primitives.numbers import Array, column_sum, exp, log, row_dot, row_max, row_sum, sqrt
 
 
 def _check_rows(x: Array) -> None:
@@ -30,7 +30,7 @@ def softmax(x: Array) -> Array:
         If `x` is no floating-point array of at least one axis, is empty in it or has a non-finite entry.
     """
     weights = exp(x - row_max(x))
-    weights /= weights.sum(axis=-1, keepdims=True)
+    weights /= row_sum(weights)
     return weights
 
 
@@ -40,8 +40,7 @@ def softmax_vjp(x: Array) -> tuple[Array, Callable[[Array], tuple[Array]]]:
     weights = softmax.unchecked(x)
 
     def pullback(cotangent: Array) -> tuple[Array]:
-        weighted = weights * cotangent
-        return (weighted - weights * weighted.sum(axis=-1, keepdims=True),)
+        return (weights * (cotangent - row_dot(weights, cotangent)),)
 
     return weights, pullback
 
@@ -64,7 +63,7 @@ def log_sum_exp(x: Array) -> Array:
         If `x` is no floating-point array of at least one axis, is empty in it or has a non-finite entry.
     """
     largest = row_max(x)
-    return np.asanyarray(largest[..., 0] + log(exp(x - largest).sum(axis=-1)))
+    return np.asanyarray((largest + log(row_sum(exp(x - largest))))[..., 0])
 
 
 @checked(_check_rows)
@@ -72,7 +71,7 @@ def log_sum_exp_vjp(x: Array) -> tuple[Array, Callable[[Array], tuple[Array]]]:
     """:func:`log_sum_exp` and its pullback ``cotangent -> (x,)``: the gradient is the softmax."""
     largest = row_max(x)
     weights = exp(x - largest)
-    total = weights.sum(axis=-1, keepdims=True)
+    total = row_sum(weights)
     weights /= total
 
     def pullback(cotangent: Array) -> tuple[Array]:
@@ -125,14 +124,15 @@ def layer_norm_vjp(
     def pullback(cotangent: Array) -> tuple[Array, ...]:
         to_normalized = cotangent if scale is None else cotangent * scale
         # Two directions do not reach the output: the constant one, and (up to epsilon) the row itself.
-        to_x = to_normalized - to_normalized.mean(axis=-1, keepdims=True)
-        to_x -= normalized * (to_normalized * normalized).mean(axis=-1, keepdims=True)
+        n = x.shape[-1]
+        to_x = to_normalized - row_sum(to_normalized) / n
+        to_x -= normalized * (row_dot(to_normalized, normalized) / n)
         to_x /= deviation
         cotangents = [to_x]
         if scale is not None:
-            cotangents.append(_sum_rows(cotangent * normalized))
+            cotangents.append(column_sum(cotangent * normalized))
         if offset is not None:
-            cotangents.append(_sum_rows(cotangent))
+            cotangents.append(column_sum(cotangent))
         return tuple(cotangents)
 
     return _affine(normalized, scale, offset), pullback
@@ -141,19 +141,13 @@ def layer_norm_vjp(
 def _normalize(x: Array, epsilon: float) -> tuple[Array, Array]:
     """The centred rows over their deviation, and the deviation, an axis of length 1."""
     epsilon = check_number("epsilon", epsilon, "[0, inf)")
-    centred = x - x.mean(axis=-1, keepdims=True)
-    deviation = sqrt((centred * centred).mean(axis=-1, keepdims=True) + epsilon)
-    return centred / deviation, deviation
+    centred = x - row_sum(x) / x.shape[-1]
+    deviation = sqrt(row_dot(centred, centred) / x.shape[-1] + epsilon)
+    centred /= deviation
+    return centred, deviation
 
 
 def _affine(x: Array, scale: Array | None, offset: Array | None) -> Array:
     if scale is not None:
         x = x * scale
-    if offset is not None:
-        x = x + offset
-    return x
-
-
-def _sum_rows(x: Array) -> Array:
-    """Sum over all axes but the last."""
-    return x.reshape(-1, x.shape[-1]).sum(axis=0)
+    return x if offset is None else x + offset
