@@ -131,8 +131,8 @@ def attend_vjp(
             to_gathered = transpose(b) @ cotangent
             to_projected = gram @ to_gathered
             to_gram = to_gram + to_gathered @ transpose(z)
-            to_a.append(_sum_batch(to_projected @ transpose(tokens)))
-            to_b.append(_sum_batch(cotangent @ transpose(u)))
+            to_a.append(sum_batch(to_projected @ transpose(tokens)))
+            to_b.append(sum_batch(cotangent @ transpose(u)))
             to_tokens = to_tokens + transpose(a) @ to_projected
         to_tokens[..., :n_keys] += (to_gram + transpose(to_gram)) @ context
         return to_tokens, np.stack(to_a), np.stack(to_b)
@@ -140,7 +140,7 @@ def attend_vjp(
     return output, pullback
 
 
-def _sum_batch(matrices: Array) -> Array:
+def sum_batch(matrices: Array) -> Array:
     """Sum over all axes but the last two."""
     return matrices.reshape(-1, *matrices.shape[-2:]).sum(axis=0)
 

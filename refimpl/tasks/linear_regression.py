@@ -129,7 +129,7 @@ def replace_targets(tasks: RegressionTasks, n_distractors: int, rng: np.random.G
     n_context = tasks.y.shape[-1]
     n_distractors = check_integer("n_distractors", n_distractors, 0, n_context)
     ranks = np.argsort(rng.random((*tasks.y.shape[:-2], 1, n_context)), axis=-1)
-    noise = rng.standard_normal(tasks.y.shape).astype(tasks.y.dtype)
+    noise = np.asarray(rng.standard_normal(tasks.y.shape), dtype=tasks.y.dtype)
     return tasks._replace(y=np.where(ranks < n_distractors, noise, tasks.y))
 
 

@@ -25,7 +25,7 @@ def gd_plus_plus_weights(
     n_context: int,
     initial_weights: Array | None = None,
 ) -> LinearAttentionWeights:
-    r"""Weights with which one layer does $x_j\leftarrow(I-\gamma XX^\top)x_j$ and $y_j\leftarrow y_j-\Delta Wx_j$ at once.
+    r"""Weights of a layer with $x_j\leftarrow(I-\gamma XX^\top)x_j$ and, at once, $y_j\leftarrow y_j-\Delta Wx_j$.
 
     $$W_V=\begin{pmatrix}I&0\\W_0&-I\end{pmatrix},\quad P=\begin{pmatrix}-\gamma I&0\\0&\frac\eta NI\end{pmatrix}$$
 
