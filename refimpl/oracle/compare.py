@@ -8,14 +8,14 @@ $$|c-t|_\infty\le f\cdot\max_i|b_i-t|_\infty+4u|t|_\infty,$$
 with $c$ and $t$ the candidate's and the true output, $b_0$ the baseline's, $b_1,\dots,b_6$ the baseline's at inputs
 whose entries are moved by at most one unit in the last place, $u$ the unit roundoff and $f=4$. The moved inputs cannot
 be told from the given ones in this precision; they keep a baseline that was lucky from condemning an honest candidate.
-Where the baseline's error exceeds a tenth of the output, no correct digit is left to judge by: the case is
-*ill-conditioned* and counted apart.
+Where the baseline's error exceeds a tenth of the output, or the output is below the precision's smallest normal number,
+no correct digit is left to judge by: the case is *ill-conditioned* and counted apart.
 """
 
 import pathlib
 import random
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -26,7 +26,7 @@ from refimpl.oracle import diagnosis
 from refimpl.oracle.cases import named_leaves, save_case
 from refimpl.oracle.frameworks import Candidate, Framework
 from refimpl.oracle.frameworks import framework as choose_framework
-from refimpl.oracle.precision import ROUNDOFF, cast, check_dtype, neighbour, round_leaf, truth_dtype
+from refimpl.oracle.precision import ROUNDOFF, SMALLEST_NORMAL, cast, check_dtype, neighbour, round_leaf, truth_dtype
 from refimpl.oracle.spec import Arguments, Spec, differentiable, examples
 from refimpl.primitives.checks import check_integer, check_number
 from refimpl.primitives.numbers import Array
@@ -47,6 +47,7 @@ class Comparison:
     bound: float
     baseline_error: float
     scale: float
+    smallest_normal: float = 0.0
 
     @property
     def ratio(self) -> float:
@@ -57,7 +58,7 @@ class Comparison:
 
     @property
     def ill_conditioned(self) -> bool:
-        return self.baseline_error > ILL_CONDITIONED * self.scale
+        return self.baseline_error > ILL_CONDITIONED * self.scale or 0 < self.scale < self.smallest_normal
 
 
 @dataclass(frozen=True)
@@ -171,9 +172,7 @@ class Report:
                 }
                 for finding in self.findings
             ],
-            "diagnoses": [
-                {"kind": one.kind, "description": one.description, "inputs": one.inputs} for one in self.diagnoses
-            ],
+            "diagnoses": [asdict(one) for one in self.diagnoses],
             "saved": str(self.saved) if self.saved else None,
         }
 
@@ -203,7 +202,7 @@ class Expected:
         scale = _size(truth)
         baseline = self.baseline_error[quantity]
         bound = factor * baseline + ROUNDING_UNITS * ROUNDOFF[dtype] * scale
-        return Comparison(quantity, _distance(given, truth), bound, baseline, scale)
+        return Comparison(quantity, _distance(given, truth), bound, baseline, scale, SMALLEST_NORMAL[dtype])
 
 
 def _size(x: Array) -> float:
@@ -263,7 +262,14 @@ class _Judge:
     """Judges one candidate on one input at a time."""
 
     def __init__(
-        self, candidate: Candidate, spec: Spec, dtype: str, adapter: Framework, gradients: bool, factor: float, seed: int
+        self,
+        candidate: Candidate,
+        spec: Spec,
+        dtype: str,
+        adapter: Framework,
+        gradients: bool,
+        factor: float,
+        seed: int,
     ) -> None:
         self.candidate, self.spec, self.dtype, self.adapter = candidate, spec, dtype, adapter
         self.gradients = gradients and spec.vjp is not None
@@ -285,7 +291,8 @@ class _Judge:
             return [], []  # rounding to the candidate's precision has led out of the domain
         if report:
             report.examples += 1
-        findings, failures = [], []
+        findings: list[Finding] = []
+        failures: list[diagnosis.Failure] = []
         inputs = cast(expected.arguments, lambda leaf: self.adapter.to_framework(leaf, self.dtype))
         output = None
         try:
@@ -324,9 +331,7 @@ class _Judge:
                     return name
         return None
 
-    def _receive(
-        self, tree: Any, name: str, expected: Expected
-    ) -> tuple[dict[str, Array] | None, list[Finding]]:
+    def _receive(self, tree: Any, name: str, expected: Expected) -> tuple[dict[str, Array] | None, list[Finding]]:
         """The candidate's arrays by name, if their number, shapes and dtypes are right."""
         found = named_leaves(tree, name)
         given: dict[str, Array] = {}
@@ -389,7 +394,7 @@ class _Judge:
         assert self.spec.vjp is not None
         names = differentiable(expected.arguments)
         flat = {
-            name: np.asarray(round_leaf(rng.standard_normal(value.shape), self.dtype), np.float64)
+            name: np.asarray(round_leaf(np.asarray(rng.standard_normal(value.shape)), self.dtype), np.float64)
             for name, value in expected.truth.items()
         }
         pulled: Any
@@ -538,7 +543,9 @@ def _smallest(judge: _Judge, spec: Spec, failed: list[Finding], seed: int, max_e
         return any(f.kind == leading.kind and f.quantity == leading.quantity for f in judge(arguments)[0])
 
     try:
-        options = settings(max_examples=max_examples, database=None, deadline=None, suppress_health_check=list(HealthCheck))
+        options = settings(
+            max_examples=max_examples, database=None, deadline=None, suppress_health_check=list(HealthCheck)
+        )
         smallest = find(spec.arguments, still_fails, settings=options, random=random.Random(seed))
     except NoSuchExample:
         return list(first.values())

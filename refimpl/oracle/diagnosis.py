@@ -2,7 +2,7 @@
 
 Each hypothesis predicts what the candidate would return if it made one mistake. A diagnosis is a hypothesis whose
 prediction meets the candidate's output, to the bound that the right output would have to meet, on *every* failing input
-where the mistake can be told from correct behaviour. So its evidence is a prediction that came true.
+where it predicts anything. So its evidence is predictions that came true.
 """
 
 from collections.abc import Callable, Iterator
@@ -15,7 +15,9 @@ import numpy as np
 from refimpl.oracle.cases import named_leaves
 from refimpl.oracle.spec import Arguments, differentiable
 from refimpl.primitives.numbers import Array
-from refimpl.primitives.trees import leaves, tree_map
+from refimpl.primitives.trees import tree_map
+
+FEWEST = 3  # failing inputs: on one or two, some simple constant always fits
 
 
 @dataclass(frozen=True)
@@ -25,9 +27,11 @@ class Diagnosis:
     kind: str
     description: str
     inputs: int
+    failing: int
 
     def __str__(self) -> str:
-        return f"{self.kind}: {self.description} (reproduces the candidate on {self.inputs} of {self.inputs} failing inputs)"
+        evidence = f"reproduces the candidate on {self.inputs} of {self.failing} failing inputs"
+        return f"{self.kind}: {self.description} ({evidence})"
 
 
 @dataclass(frozen=True)
@@ -43,7 +47,7 @@ class Failure:
 
 
 Key = tuple[str, str]
-Hypotheses = Iterator[tuple[Key, dict[str, Array]]]
+Hypotheses = Iterator[tuple[Key, dict[str, Array] | None]]
 
 
 def diagnose(failures: list[Failure], mistakes: dict[Key, Callable[..., Any]]) -> list[Diagnosis]:
@@ -55,15 +59,14 @@ def diagnose(failures: list[Failure], mistakes: dict[Key, Callable[..., Any]]) -
     mistakes : wrong versions of the reference that the spec knows of, by kind and description, each giving its outputs
         by name.
     """
-    if not failures:
-        return []
-    explained: dict[Key, int] | None = None
-    order: list[Key] = []
-    for failure in failures:
-        keys = _explanations(failure, mistakes)
-        order += [key for key in keys if key not in order]
-        explained = {key: 1 + (explained or {}).get(key, 0) for key in keys if explained is None or key in explained}
-    named = [Diagnosis(kind, description, len(failures)) for kind, description in order if (kind, description) in explained]  # type: ignore[operator]
+    rounds = [_explanations(failure, mistakes) for failure in failures]
+    candidates = dict.fromkeys(key for met, _ in rounds for key in met)
+    named = []
+    for key in candidates:
+        count = sum(key in met for met, _ in rounds)
+        untestable = sum(key in silent for _, silent in rounds)
+        if count >= FEWEST and count + untestable == len(failures):
+            named.append(Diagnosis(*key, count, len(failures)))
     named.sort(key=lambda one: _PRIORITY.index(one.kind) if one.kind in _PRIORITY else -1)
     return named or _low_precision(failures)
 
@@ -85,12 +88,16 @@ _PRIORITY = [
 ]
 
 
-def _explanations(failure: Failure, mistakes: dict[Key, Callable[..., Any]]) -> list[Key]:
-    found: list[Key] = []
+def _explanations(failure: Failure, mistakes: dict[Key, Callable[..., Any]]) -> tuple[list[Key], set[Key]]:
+    """The mistakes whose prediction is met here, and those that make no prediction here."""
+    met: list[Key] = []
+    untestable: set[Key] = set()
     for key, predicted in _hypotheses(failure, mistakes):
-        if key not in found and _meets(failure, predicted):
-            found.append(key)
-    return found + _factors(failure)
+        if predicted is None:
+            untestable.add(key)
+        elif key not in met and _meets(failure, predicted):
+            met.append(key)
+    return met + _factors(failure), untestable
 
 
 def _meets(failure: Failure, predicted: dict[str, Array]) -> bool:
@@ -112,13 +119,9 @@ def _size(x: Array) -> float:
 
 def _hypotheses(failure: Failure, mistakes: dict[Key, Callable[..., Any]]) -> Hypotheses:
     for key, wrong in mistakes.items():
-        predicted = _attempt(wrong, failure.arguments)
-        if predicted is not None:
-            yield key, predicted
+        yield key, _attempt(wrong, failure.arguments)
     for key, arguments in _edited_arguments(failure.arguments):
-        predicted = _attempt(failure.reference, arguments)
-        if predicted is not None:
-            yield key, predicted
+        yield key, _attempt(failure.reference, arguments)
     yield from _edited_outputs(failure)
 
 
@@ -133,19 +136,17 @@ def _attempt(function: Callable[..., Any], arguments: Arguments) -> dict[str, Ar
 
 def _edited_arguments(arguments: Arguments) -> Iterator[tuple[Key, Arguments]]:
     """One mistake in how an argument is used, as the argument that a correct function would have to be given."""
-    arrays = {name: arguments[name] for name in differentiable(arguments)}
-    paths = named_leaves(arrays)
-
-    def replaced(path: str, new: Array) -> Arguments:
-        target = paths[path]
-        return {**arguments, **{n: tree_map(lambda leaf: new if leaf is target else leaf, t) for n, t in arrays.items()}}
+    paths = named_leaves({name: arguments[name] for name in differentiable(arguments)})
 
     for name, value in arguments.items():
         if isinstance(value, bool):
-            yield ("mask" if "causal" in name or "mask" in name else "flag", f"`{name}` is ignored"), {
-                **arguments,
-                name: not value,
-            }
+            yield (
+                ("mask" if "causal" in name or "mask" in name else "flag", f"`{name}` is ignored"),
+                {
+                    **arguments,
+                    name: not value,
+                },
+            )
         elif isinstance(value, int):
             for step in (1, -1):
                 yield ("off by one", f"`{name}` {'+' if step > 0 else '-'} 1"), {**arguments, name: value + step}
@@ -155,20 +156,33 @@ def _edited_arguments(arguments: Arguments) -> Iterator[tuple[Key, Arguments]]:
             for step in (1, -1):
                 yield ("off by one", f"`{name}` is shifted by one"), {**arguments, name: np.roll(value, step, -1)}
     for path, leaf in paths.items():
-        yield ("missing term", f"`{path}` has no effect"), replaced(path, np.zeros_like(leaf))
-        yield ("sign", f"`{path}` enters with the wrong sign"), replaced(path, -leaf)
+        yield ("missing term", f"`{path}` has no effect"), _replaced(arguments, path, np.zeros_like(leaf))
+        yield ("sign", f"`{path}` enters with the wrong sign"), _replaced(arguments, path, -leaf)
         if leaf.ndim >= 2 and leaf.shape[-1] == leaf.shape[-2] > 1:
-            yield ("transposition", f"`{path}` is transposed"), replaced(path, np.swapaxes(leaf, -1, -2))
+            yield ("transposition", f"`{path}` is transposed"), _replaced(arguments, path, np.swapaxes(leaf, -1, -2))
     names = list(paths)
     for i, first in enumerate(names):
         for second in names[i + 1 :]:
             if paths[first].shape == paths[second].shape:
-                a, b = paths[first], paths[second]
-                swapped = {
-                    n: tree_map(lambda leaf: b if leaf is a else a if leaf is b else leaf, t)  # noqa: B023
-                    for n, t in arrays.items()
-                }
-                yield ("swapped arguments", f"`{first}` and `{second}` are swapped"), {**arguments, **swapped}
+                swapped = _replaced(_replaced(arguments, first, paths[second]), second, paths[first])
+                yield ("swapped arguments", f"`{first}` and `{second}` are swapped"), swapped
+
+
+def _replaced(arguments: Arguments, path: str, new: Array) -> Arguments:
+    """The arguments with the array at this path replaced."""
+
+    def rebuild(tree: Any, name: str) -> Any:
+        if name == path:
+            return new
+        if not path.startswith(name + ".") or tree is None:
+            return tree
+        if isinstance(tree, dict):
+            return {key: rebuild(child, f"{name}.{key}") for key, child in tree.items()}
+        if hasattr(tree, "_fields"):
+            return type(tree)(*(rebuild(c, f"{name}.{k}") for k, c in zip(tree._fields, tree, strict=True)))
+        return type(tree)(rebuild(child, f"{name}.{index}") for index, child in enumerate(tree))
+
+    return {name: rebuild(tree, name) for name, tree in arguments.items()}
 
 
 def _edited_outputs(failure: Failure) -> Hypotheses:
@@ -184,7 +198,7 @@ def _edited_outputs(failure: Failure) -> Hypotheses:
     if along_other_axis is not None:
         yield ("axis", "works along the other axis"), {n: _swap_if_matrix(v) for n, v in along_other_axis.items()}
     if len(truth) == 1:
-        (name, value), = truth.items()
+        ((name, value),) = truth.items()
         for path, leaf in named_leaves(arrays).items():
             if leaf.shape == value.shape:
                 yield ("missing residual", f"`{path}` is not added back"), {name: value - leaf}
@@ -210,24 +224,36 @@ def _swap_if_matrix(x: Array) -> Array:
 
 
 def _factors(failure: Failure) -> list[Key]:
-    """The names of the constant that the wrong outputs are off by, if it is one constant."""
-    wrong = {n: v for n, v in failure.given.items() if _size(v - failure.truth[n]) > failure.bounds[n]}
-    products = sum(float(np.sum(v * failure.truth[n])) for n, v in wrong.items())
-    squares = sum(float(np.sum(failure.truth[n] ** 2)) for n in wrong)
+    """The names of the constant that the wrong outputs, or the part of them due to one argument, are off by."""
+    wrong = [n for n, v in failure.given.items() if not _size(v - failure.truth[n]) <= failure.bounds[n]]
+    where = "" if len(wrong) == len(failure.given) else " in " + ", ".join(wrong)
+    zero = {n: np.zeros_like(v) for n, v in failure.truth.items()}
+    keys = _factor_beyond(failure, wrong, zero, where)
+    arrays = {name: failure.arguments[name] for name in differentiable(failure.arguments)}
+    for path, leaf in named_leaves(arrays).items():
+        without = _attempt(failure.reference, _replaced(failure.arguments, path, np.zeros_like(leaf)))
+        if without is not None and any(_size(without[n]) for n in wrong):
+            keys += _factor_beyond(failure, wrong, without, f"{where} in the term with `{path}`")
+    return keys
+
+
+def _factor_beyond(failure: Failure, wrong: list[str], offset: dict[str, Array], where: str) -> list[Key]:
+    r"""The names of $\kappa$ if the wrong outputs are $o+\kappa(t-o)$, with $t$ the truth and $o$ this offset."""
+    true = {n: failure.truth[n] - offset[n] for n in wrong}
+    given = {n: failure.given[n] - offset[n] for n in wrong}
+    squares = sum(float(np.sum(true[n] ** 2)) for n in wrong)
     if squares == 0:
         return []
-    factor = products / squares
-    fits = all(
-        _size(v - factor * failure.truth[n]) <= 2 * max(1.0, abs(factor)) * failure.bounds[n] for n, v in wrong.items()
-    )
-    if not fits or factor == 0:
+    factor = sum(float(np.sum(given[n] * true[n])) for n in wrong) / squares
+    if not all(_size(given[n] - factor * true[n]) <= 2 * max(1.0, abs(factor)) * failure.bounds[n] for n in wrong):
         return []
-    uncertainty = max(failure.bounds[n] / max(_size(failure.truth[n]), 1e-300) for n in wrong)
-    where = "" if len(wrong) == len(failure.given) else " in " + ", ".join(wrong)
+    uncertainty = max(failure.bounds[n] / max(_size(true[n]), 1e-300) for n in wrong)
 
     def near(value: float) -> bool:
         return abs(factor - value) <= (1e-6 + 4 * uncertainty) * max(1.0, abs(value))
 
+    if near(0.0):
+        return []  # the term is missing: found by leaving the argument out
     if near(-1.0):
         return [("sign", f"the output has the wrong sign{where}")]
     keys: list[Key] = [
@@ -241,8 +267,7 @@ def _factors(failure: Failure) -> list[Key]:
 
 def _named_constants(failure: Failure) -> Iterator[tuple[str, float]]:
     """Simple functions of the sizes, simplest first."""
-    for text, value in (("2", 2.0), ("1/2", 0.5), ("4", 4.0), ("1/4", 0.25)):
-        yield text, value
+    yield from (("2", 2.0), ("1/2", 0.5), ("4", 4.0), ("1/4", 0.25))
     sizes: dict[str, int] = {}
     for path, leaf in named_leaves(failure.arguments).items():
         if isinstance(leaf, bool):
@@ -276,7 +301,7 @@ def _low_precision(failures: list[Failure]) -> list[Diagnosis]:
             if expected / 64 <= error <= 8 * expected:
                 agreeing[dtype] = agreeing.get(dtype, 0) + 1
     return [
-        Diagnosis("low precision", f"the errors are those of {dtype} arithmetic", count)
+        Diagnosis("low precision", f"the errors are those of {dtype} arithmetic", count, len(failures))
         for dtype, count in agreeing.items()
-        if count == len(failures)
+        if FEWEST <= count == len(failures)
     ][:1]

@@ -107,15 +107,15 @@ class Torch:
     def gradients(
         self, candidate: Candidate, arguments: Arguments, names: Sequence[str], cotangent: Any
     ) -> dict[str, Any] | None:
-        varied = {
-            name: tree_map(lambda leaf: leaf.clone().requires_grad_(), arguments[name]) for name in names
-        }
+        varied = {name: tree_map(lambda leaf: leaf.clone().requires_grad_(), arguments[name]) for name in names}
         outputs = list(leaves(candidate(**{**arguments, **varied})))
         inputs = list(leaves(varied))
         if not any(output.requires_grad for output in outputs):
             return None
         found = iter(
-            self.torch.autograd.grad(outputs, inputs, list(leaves(cotangent)), allow_unused=True, materialize_grads=True)
+            self.torch.autograd.grad(
+                outputs, inputs, list(leaves(cotangent)), allow_unused=True, materialize_grads=True
+            )
         )
         return {name: tree_map(lambda leaf: next(found), tree) for name, tree in varied.items()}
 

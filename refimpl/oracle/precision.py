@@ -10,6 +10,8 @@ from refimpl.primitives.trees import tree_map
 
 # Unit roundoff: half the distance from 1 to the next number.
 ROUNDOFF = {"float64": 2.0**-53, "float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}
+# Below it a number loses digits, and zero digits are left at about ROUNDOFF times it.
+SMALLEST_NORMAL = {"float64": 2.0**-1022, "float32": 2.0**-126, "float16": 2.0**-14, "bfloat16": 2.0**-126}
 
 
 def check_dtype(dtype: str) -> str:
@@ -59,9 +61,7 @@ def round_leaf(leaf: Array, dtype: str) -> Array:
 
 def cast(arguments: dict[str, Any], convert: Any) -> dict[str, Any]:
     """Apply `convert` to every floating array of the arguments; leave integers, masks and plain numbers alone."""
-    return {
-        name: tree_map(convert, value) if is_differentiable(value) else value for name, value in arguments.items()
-    }
+    return {name: tree_map(convert, value) if is_differentiable(value) else value for name, value in arguments.items()}
 
 
 def truth_dtype(dtype: str) -> Any:

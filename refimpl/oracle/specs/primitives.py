@@ -4,7 +4,6 @@ import itertools
 from typing import Any
 
 import numpy as np
-import sympy
 from hypothesis import strategies as st
 
 from refimpl.oracle.spec import Arguments, Relation, Spec, real_arrays, register, symbols
@@ -135,7 +134,7 @@ def _layer_norm_symbols() -> Arguments:
         "x": symbols("x", 1, 3),
         "scale": symbols("s", 3),
         "offset": symbols("t", 3),
-        "epsilon": sympy.Symbol("e", positive=True),
+        "epsilon": symbols("e").item(),
     }
 
 
@@ -350,7 +349,7 @@ register(
             "key": symbols("k", 2, 1),
             "value": symbols("v", 2, 1),
             "mask": attention.causal_mask(2),
-            "scale": sympy.Symbol("s", real=True),
+            "scale": symbols("s").item(),
         },
         relations=(
             Relation("keys reversed with their values and mask", _reverse_keys, _unchanged),
