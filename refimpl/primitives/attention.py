@@ -194,18 +194,18 @@ def _attend_before(query: Array, key: Array, value: Array) -> Array:
     n_tokens = query.shape[-2]
     if n_tokens <= CHUNK:
         return _attend_within(query, key, value)
-    chunks = []
-    state = None
+    output = np.empty_like(value, shape=(*query.shape[:-1], value.shape[-1]))
+    state: Array | None = None
     for start in range(0, n_tokens, CHUNK):
-        q, k, v = (x[..., start : start + CHUNK, :] for x in (query, key, value))
-        output = _attend_within(q, k, v)
+        chunk = (..., slice(start, start + CHUNK), slice(None))
+        q, k, v = query[chunk], key[chunk], value[chunk]
+        output[chunk] = _attend_within(q, k, v)
         if state is None:
             state = transpose(k) @ v
         else:
-            output += q @ state
+            output[chunk] += q @ state
             state += transpose(k) @ v
-        chunks.append(output)
-    return np.concatenate(chunks, axis=-2)
+    return output
 
 
 def _attend_within(query: Array, key: Array, value: Array) -> Array:
