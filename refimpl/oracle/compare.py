@@ -1,16 +1,4 @@
-r"""The judgement: is a candidate as accurate as the same mathematics in the same precision?
-
-For each input the reference runs at higher precision (the *truth*) and at the candidate's own (the *baseline*). The
-candidate passes where
-
-$$|c-t|_\infty\le f\cdot\max_i|b_i-t|_\infty+4u|t|_\infty,$$
-
-with $c$ and $t$ the candidate's and the true output, $b_0$ the baseline's, $b_1,\dots,b_6$ the baseline's at inputs
-whose entries are moved by at most one unit in the last place, $u$ the unit roundoff and $f=4$. The moved inputs cannot
-be told from the given ones in this precision; they keep a baseline that was lucky from condemning an honest candidate.
-Where the baseline's error exceeds a tenth of the output, or the output is below the precision's smallest normal number,
-no correct digit is left to judge by: the case is *ill-conditioned* and counted apart.
-"""
+"""Compare a candidate with a spec: draw inputs, judge each, shrink a failing one, say what the mistake is."""
 
 import pathlib
 import random
@@ -26,39 +14,24 @@ from refimpl.oracle import diagnosis
 from refimpl.oracle.cases import named_leaves, save_case
 from refimpl.oracle.frameworks import Candidate, Framework
 from refimpl.oracle.frameworks import framework as choose_framework
-from refimpl.oracle.precision import ROUNDOFF, SMALLEST_NORMAL, cast, check_dtype, neighbour, round_leaf, truth_dtype
-from refimpl.oracle.spec import Arguments, Spec, differentiable, examples
+from refimpl.oracle.judgement import (
+    ILL_CONDITIONED,
+    ROUNDING_UNITS,
+    Comparison,
+    Expected,
+    GradientCall,
+    distance,
+    expect,
+    outputs_of,
+    size,
+)
+from refimpl.oracle.precision import ROUNDOFF, cast, check_dtype
+from refimpl.oracle.spec import Arguments, Spec, examples
 from refimpl.primitives.checks import check_integer, check_number
 from refimpl.primitives.numbers import Array
-from refimpl.primitives.trees import leaves, tree_map
+from refimpl.primitives.trees import tree_map
 
-ROUNDING_UNITS = 4  # of the output's scale: the candidate's last operations may each round once more than ours
-ILL_CONDITIONED = 0.1  # of the output's scale: less than one correct decimal digit
-NEIGHBOURS = 6
 FAILURES_TO_DIAGNOSE = 12
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """One output array (or gradient) of the candidate against the truth."""
-
-    quantity: str
-    error: float
-    bound: float
-    baseline_error: float
-    scale: float
-    smallest_normal: float = 0.0
-
-    @property
-    def ratio(self) -> float:
-        """Error over bound: at most 1 passes."""
-        if self.bound > 0:
-            return self.error / self.bound
-        return 0.0 if self.error == 0 else float("inf")
-
-    @property
-    def ill_conditioned(self) -> bool:
-        return self.baseline_error > ILL_CONDITIONED * self.scale or 0 < self.scale < self.smallest_normal
 
 
 @dataclass(frozen=True)
@@ -188,76 +161,6 @@ def _describe(arguments: Arguments) -> str:
     return ", ".join(parts)
 
 
-@dataclass(frozen=True)
-class Expected:
-    """What the reference says of one call: the truth, its own error in the candidate's precision, output by output."""
-
-    arguments: Arguments
-    truth: dict[str, Array]
-    baseline_error: dict[str, float]
-    dtypes: dict[str, bool]
-
-    def comparison(self, quantity: str, given: Array, factor: float, dtype: str) -> Comparison:
-        truth = self.truth[quantity]
-        scale = _size(truth)
-        baseline = self.baseline_error[quantity]
-        bound = factor * baseline + ROUNDING_UNITS * ROUNDOFF[dtype] * scale
-        return Comparison(quantity, _distance(given, truth), bound, baseline, scale, SMALLEST_NORMAL[dtype])
-
-
-def _size(x: Array) -> float:
-    return float(np.max(np.abs(x), initial=0))
-
-
-def _distance(a: Array, b: Array) -> float:
-    return float(np.max(np.abs(a.astype(b.dtype) - b), initial=0))
-
-
-def expect(
-    function: Callable[..., dict[str, Any]], arguments: Arguments, dtype: str, rng: np.random.Generator
-) -> Expected:
-    """Run the reference at higher precision, at the candidate's own, and at neighbouring inputs."""
-    rounded = cast(arguments, lambda leaf: round_leaf(leaf, dtype))
-    exact = cast(rounded, lambda leaf: np.array(leaf, dtype=truth_dtype(dtype)))
-    with np.errstate(all="ignore"):
-        truth = {name: np.asarray(value) for name, value in function(**exact).items()}
-        baselines = [function(**rounded)]
-        for _ in range(NEIGHBOURS):
-            try:
-                baselines.append(function(**neighbour(rounded, dtype, rng)))
-            except ValueError:
-                continue  # the neighbour lies outside the domain
-    errors = {}
-    for name, value in truth.items():
-        distances = [_distance(np.asarray(baseline[name]), value) for baseline in baselines]
-        errors[name] = max(distances) if np.all(np.isfinite(distances)) else float("inf")
-    floating = {name: bool(np.issubdtype(np.asarray(value).dtype, np.floating)) for name, value in truth.items()}
-    return Expected(exact, truth, errors, floating)
-
-
-def outputs_of(reference: Callable[..., Any]) -> Callable[..., dict[str, Any]]:
-    """The function with its outputs by name: ``output`` or ``output.field``."""
-    return lambda **arguments: named_leaves(reference(**arguments), "output")
-
-
-def gradients_of(
-    vjp: Callable[..., Any], names: list[str], cotangent: Any, convert: Callable[[Array, Any], Array]
-) -> Callable[..., dict[str, Any]]:
-    """The pullback as a function of the arguments, its cotangents by name: ``gradient of x``."""
-
-    def gradients(**arguments: Any) -> dict[str, Any]:
-        like = next(leaves(arguments[names[0]]))
-        _, pullback = vjp(**arguments)
-        pulled = pullback(tree_map(lambda leaf: convert(leaf, like), cotangent))
-        return named_gradients(dict(zip(names, pulled, strict=True)))
-
-    return gradients
-
-
-def named_gradients(pulled: dict[str, Any]) -> dict[str, Any]:
-    return {f"gradient of {path}": leaf for path, leaf in named_leaves(pulled).items()}
-
-
 class _Judge:
     """Judges one candidate on one input at a time."""
 
@@ -319,8 +222,7 @@ class _Judge:
         return findings, failures
 
     def _finding(self, kind: str, quantity: str, message: str, expected: Expected, *rest: Any) -> Finding:
-        rounded = cast(expected.arguments, lambda leaf: leaf.astype(np.float64))
-        return Finding(kind, quantity, message, rounded, *rest)
+        return Finding(kind, quantity, message, expected.rounded, *rest)
 
     def _mutated(self, inputs: Arguments, expected: Expected) -> str | None:
         original = named_leaves(expected.arguments)
@@ -346,7 +248,7 @@ class _Judge:
             if values.shape != truth.shape:
                 message = f"{quantity} has shape {values.shape}, expected {truth.shape}"
                 return None, [self._finding("wrong shape", quantity, message, expected)]
-            if expected.dtypes[quantity] and dtype != self.dtype:
+            if expected.floating[quantity] and dtype != self.dtype:
                 message = f"{quantity} has dtype {dtype}, expected {self.dtype}"
                 return None, [self._finding("wrong dtype", quantity, message, expected)]
             given[quantity] = values
@@ -378,7 +280,7 @@ class _Judge:
             return findings, []
         plain = {name: values.astype(np.float64) for name, values in given.items()}
         truth = {name: values.astype(np.float64) for name, values in expected.truth.items()}
-        arguments = cast(expected.arguments, lambda leaf: leaf.astype(np.float64))
+        arguments = expected.rounded
 
         def lower_precision() -> dict[str, float]:
             lower = [name for name, u in ROUNDOFF.items() if u > ROUNDOFF[self.dtype]]
@@ -391,29 +293,15 @@ class _Judge:
     def _judge_gradients(
         self, inputs: Arguments, expected: Expected, rng: np.random.Generator, report: Report | None
     ) -> tuple[list[Finding], list[diagnosis.Failure]]:
-        assert self.spec.vjp is not None
-        names = differentiable(expected.arguments)
-        flat = {
-            name: np.asarray(round_leaf(np.asarray(rng.standard_normal(value.shape)), self.dtype), np.float64)
-            for name, value in expected.truth.items()
-        }
-        pulled: Any
-        shape = self.spec.reference(**cast(expected.arguments, lambda leaf: leaf.astype(np.float64)))
-        cotangents = iter(flat.values())
-        cotangent = tree_map(lambda leaf: next(cotangents), shape)
-
-        def as_argument(leaf: Array, like: Array) -> Array:
-            return round_leaf(leaf, self.dtype) if self._is_baseline(like) else np.asarray(leaf, like.dtype)
-
-        reference = gradients_of(self.spec.vjp, names, cotangent, as_argument)
-        arguments = cast(expected.arguments, lambda leaf: leaf.astype(np.float64))
         try:
-            wanted = expect(reference, arguments, self.dtype, rng)
+            call = GradientCall(self.spec, expected, self.dtype, rng)
+            wanted = expect(call.gradients, expected.rounded, self.dtype, rng)
         except ValueError:
             return [], []
+        pulled: Any
         try:
-            to_candidate = tree_map(lambda leaf: self.adapter.to_framework(leaf, self.dtype), cotangent)
-            pulled = self.adapter.gradients(self.candidate, inputs, names, to_candidate)
+            to_candidate = tree_map(lambda leaf: self.adapter.to_framework(leaf, self.dtype), call.cotangent)
+            pulled = self.adapter.gradients(self.candidate, inputs, call.names, to_candidate)
         except Exception as error:
             return [self._finding("exception", "gradient", f"{type(error).__name__}: {error}", wanted)], []
         if pulled is None:
@@ -422,10 +310,7 @@ class _Judge:
         given, findings = self._receive(pulled, "gradient", wanted)
         if given is None:
             return findings, []
-        return self._gate(given, wanted, reference, report)
-
-    def _is_baseline(self, like: Array) -> bool:
-        return like.dtype != truth_dtype(self.dtype)
+        return self._gate(given, wanted, call.gradients, report)
 
     def _judge_relations(
         self, given: dict[str, Array] | None, expected: Expected, report: Report | None
@@ -436,7 +321,7 @@ class _Judge:
         it, by the same rule as the gate.
         """
         findings: list[Finding] = []
-        base = cast(expected.arguments, lambda leaf: leaf.astype(np.float64))
+        base = expected.rounded
         for relation in self.spec.relations:
             changed = relation.transform(base)
             try:
@@ -459,9 +344,9 @@ class _Judge:
                 one = there.comparison(quantity, values, self.factor, self.dtype)
                 own = expected.baseline_error.get(quantity, 0.0)
                 # Both calls may be off by what the gate allows, and the changed inputs by their own rounding.
-                scale = max(one.scale, _size(expected.truth.get(quantity, np.zeros(()))))
+                scale = max(one.scale, size(expected.truth.get(quantity, np.zeros(()))))
                 bound = 2 * one.bound + self.factor * own + 2 * ROUNDING_UNITS * ROUNDOFF[self.dtype] * scale
-                error = _distance(values.astype(np.float64), np.asarray(wanted[quantity], np.float64))
+                error = distance(values.astype(np.float64), np.asarray(wanted[quantity], np.float64))
                 if not one.ill_conditioned and own <= ILL_CONDITIONED * scale and not error <= bound:
                     message = f"{relation.name}: {quantity} is off by {error:.2e}, allowed {bound:.2e}"
                     findings.append(self._finding("relation", quantity, message, expected))

@@ -70,7 +70,7 @@ def truth_dtype(dtype: str) -> Any:
 
 
 def neighbour(arguments: dict[str, Any], dtype: str, rng: np.random.Generator) -> dict[str, Any]:
-    """Rounded arguments with every entry moved by -1, 0 or 1 unit in the last place, at random.
+    """Rounded arguments with every number moved by -1, 0 or 1 unit in the last place, at random.
 
     They cannot be told from the given ones in this precision, so what the reference makes of them is as good an answer;
     and a baseline that happens to round luckily on the given ones does not on all of these.
@@ -81,4 +81,5 @@ def neighbour(arguments: dict[str, Any], dtype: str, rng: np.random.Generator) -
         steps = rng.integers(-1, 2, leaf.shape)
         return round_leaf(np.asarray(leaf, np.float64) * (1 + unit * steps), dtype)
 
-    return cast(arguments, move)
+    moved = cast(arguments, move)
+    return {n: v * (1 + unit * int(rng.integers(-1, 2))) if isinstance(v, float) else v for n, v in moved.items()}
