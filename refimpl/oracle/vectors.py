@@ -1,0 +1,242 @@
+"""Test vectors for implementations in other languages: inputs, true outputs, gradients and the error allowed of each.
+
+A folder holds ``manifest.json`` and one safetensors file for each spec and dtype. In a file, the tensors of case 0 are
+named
+
+- ``0/input/<path>`` in the dtype to compute in; integers as I64, masks and flags as BOOL, numbers as F64 scalars (an
+  argument that is text stands in the manifest);
+- ``0/output/<name>`` in F64, the truth, with ``0/allowed/<name>``: the largest absolute error that passes;
+- ``0/cotangent/<name>``, ``0/gradient/<path>`` and ``0/allowed/gradient of <path>``, where there is a pullback.
+
+Outputs that no implementation in this precision can be judged by are left out. Somebody's results are a second folder
+of files with the same names that hold ``0/output/<name>`` and, if they have gradients, ``0/gradient/<path>``.
+"""
+
+import hashlib
+import json
+import pathlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from refimpl.oracle.cases import named_leaves
+from refimpl.oracle.judgement import Expected, GradientCall, expect, outputs_of
+from refimpl.oracle.precision import check_dtype
+from refimpl.oracle.spec import Arguments, Spec, examples
+from refimpl.primitives.checks import check_integer
+from refimpl.primitives.numbers import Array
+
+FORMAT = 1
+FACTOR = 4.0
+MANIFEST = "manifest.json"
+LARGEST_MANIFEST = 64 * 2**20
+LARGEST_FILE = 2**30
+
+_TO_SAFETENSORS = {"float64": "F64", "float32": "F32", "float16": "F16", "int64": "I64", "bool": "BOOL"}
+
+
+def write(
+    directory: str | pathlib.Path, chosen: Sequence[Spec], dtypes: Sequence[str], *, seed: int = 0, n_cases: int = 8
+) -> list[pathlib.Path]:
+    """Write vectors for these specs and dtypes; the same seed gives the same bytes. Returns the files written.
+
+    Parameters
+    ----------
+    directory : created if need be; a manifest that is there already is an error.
+    chosen : the specs.
+    dtypes : of ``float64``, ``float32`` and ``float16``.
+    seed, n_cases : of the inputs, and how many for each spec and dtype.
+
+    Raises
+    ------
+    ValueError
+        For a dtype that has no vectors, or a folder that already holds some.
+    OSError
+        If the folder cannot be written.
+    """
+    for dtype in dtypes:
+        if check_dtype(dtype) not in _TO_SAFETENSORS:
+            raise ValueError(f"dtype: expected float64, float32 or float16, got {dtype!r}")
+    check_integer("n_cases", n_cases, 1)
+    directory = pathlib.Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    if (directory / MANIFEST).exists():
+        raise ValueError(f"{directory}: holds vectors already")
+    files, written = [], []
+    for spec in chosen:
+        for dtype in (one for one in dtypes if one in spec.dtypes):
+            cases = [_case(spec, arguments, dtype, seed) for arguments in examples(spec, n_cases, seed)]
+            tensors = {
+                f"{index}/{name}": tensor
+                for index, (_, found) in enumerate(cases)
+                for name, tensor in sorted(found.items())
+            }
+            path = directory / f"{spec.name.replace('/', '.')}.{dtype}.safetensors"
+            content = _serialize(tensors)
+            path.write_bytes(content)
+            written.append(path)
+            files.append(
+                {
+                    "file": path.name,
+                    "spec": spec.name,
+                    "dtype": dtype,
+                    "sha256": hashlib.sha256(content).hexdigest(),
+                    "cases": [
+                        {"text": text, "tensors": {name: _described(t) for name, t in sorted(found.items())}}
+                        for text, found in cases
+                    ],
+                }
+            )
+    manifest = {"format": FORMAT, "generator": "refimpl", "licence": "MIT", "seed": seed, "files": files}
+    path = directory / MANIFEST
+    path.write_text(json.dumps(manifest, indent=1, allow_nan=False) + "\n")
+    return [*written, path]
+
+
+def _described(tensor: Array) -> list[Any]:
+    return [_TO_SAFETENSORS[tensor.dtype.name], list(tensor.shape)]
+
+
+def _case(spec: Spec, arguments: Arguments, dtype: str, seed: int) -> tuple[dict[str, str], dict[str, Array]]:
+    """The arguments that are text, by path, and all tensors of a case."""
+    rng = np.random.default_rng(seed)
+    with np.errstate(all="ignore"):
+        expected = expect(outputs_of(spec.reference), arguments, dtype, rng)
+        inputs = named_leaves(expected.rounded)
+        text = {path: leaf for path, leaf in inputs.items() if isinstance(leaf, str)}
+        tensors = {f"input/{path}": _input(leaf, dtype) for path, leaf in inputs.items() if path not in text}
+        tensors |= _judged(expected, "output", dtype)
+        if spec.vjp is not None:
+            call = GradientCall(spec, expected, dtype, rng)
+            named = named_leaves(call.cotangent, "output")
+            tensors |= {f"cotangent/{name}": np.asarray(leaf, dtype) for name, leaf in named.items()}
+            tensors |= _judged(expect(call.gradients, expected.rounded, dtype, rng), "gradient", dtype)
+    return text, tensors
+
+
+def _input(leaf: Any, dtype: str) -> Array:
+    array = np.asarray(leaf)
+    if isinstance(leaf, float):
+        return array
+    return array.astype({"f": dtype, "i": "int64", "u": "int64", "b": "bool"}[array.dtype.kind])
+
+
+def _judged(expected: Expected, kind: str, dtype: str) -> dict[str, Array]:
+    tensors: dict[str, Array] = {}
+    for name, truth in expected.truth.items():
+        bound = expected.comparison(name, truth, FACTOR, dtype)
+        if bound.ill_conditioned or not np.all(np.isfinite(truth)):
+            continue
+        tensors[f"{kind}/{name.removeprefix('gradient of ')}"] = np.asarray(truth, np.float64)
+        tensors[f"allowed/{name}"] = np.asarray(bound.bound, np.float64)
+    return tensors
+
+
+def _library() -> Any:
+    try:
+        import safetensors.numpy
+    except ImportError as error:
+        raise ValueError("vectors need the extra `vectors`: pip install refimpl[vectors]") from error
+    return safetensors
+
+
+def _serialize(tensors: dict[str, Array]) -> bytes:
+    plain = {name: np.array(tensor, order="C") for name, tensor in tensors.items()}
+    return _library().numpy.save(plain)  # type: ignore[no-any-return]
+
+
+def read(path: pathlib.Path) -> dict[str, Array]:
+    """The tensors of a safetensors file.
+
+    Raises
+    ------
+    ValueError
+        If the file is not there, too large, truncated, no safetensors file, or has a dtype without vectors.
+    """
+    library = _library()
+    try:
+        if path.stat().st_size > LARGEST_FILE:
+            raise ValueError(f"larger than {LARGEST_FILE} bytes")
+        tensors: dict[str, Array] = library.numpy.load(path.read_bytes())
+    except (OSError, KeyError, ValueError, library.SafetensorError) as error:
+        raise ValueError(f"{path}: {error}") from error
+    for name, tensor in tensors.items():
+        if tensor.dtype.name not in _TO_SAFETENSORS:
+            raise ValueError(f"{path}: tensor {name:.80} has dtype {tensor.dtype.name}")
+    return tensors
+
+
+def _manifest(directory: pathlib.Path) -> dict[str, Any]:
+    path = directory / MANIFEST
+    try:
+        if path.stat().st_size > LARGEST_MANIFEST:
+            raise ValueError(f"larger than {LARGEST_MANIFEST} bytes")
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: {error}") from error
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        raise ValueError(f"{path}: expected format {FORMAT}")
+    files = manifest.get("files")
+    if not isinstance(files, list) or not files:
+        raise ValueError(f"{path}: lists no files")
+    for entry in files:
+        if not (
+            isinstance(entry, dict)
+            and all(isinstance(entry.get(key), str) for key in ("file", "spec", "dtype", "sha256"))
+            and isinstance(entry.get("cases"), list)
+            and all(isinstance(case, dict) and isinstance(case.get("tensors"), dict) for case in entry["cases"])
+        ):
+            raise ValueError(f"{path}: malformed entry {entry!r:.80}")
+        name = entry["file"]
+        if pathlib.PurePath(name).name != name or "\\" in name or (directory / name).is_symlink():
+            raise ValueError(f"{path}: file {name!r:.80} is not a plain name in the folder")
+    return manifest
+
+
+def verify(directory: str | pathlib.Path, outputs: str | pathlib.Path | None = None) -> Iterator[tuple[str, str]]:
+    """Check the vectors in a folder, and the results of a second one against them.
+
+    Yields for each file ``(its name, what is wrong)``, the latter empty if nothing is: a digest that differs, a tensor
+    that the manifest does not describe, a result that is missing or off by more than is allowed.
+
+    Raises
+    ------
+    ValueError
+        If the folder or a file of it cannot be trusted at all: no manifest, a malformed one, a path out of the folder, no
+        safetensors file.
+    """
+    directory = pathlib.Path(directory)
+    for entry in _manifest(directory)["files"]:
+        path = directory / entry["file"]
+        tensors = read(path)
+        if hashlib.sha256(path.read_bytes()).hexdigest() != entry["sha256"]:
+            raise ValueError(f"{path}: altered: its SHA-256 is not the manifest's")
+        described = {
+            f"{index}/{name}": list(what)
+            for index, case in enumerate(entry["cases"])
+            for name, what in case["tensors"].items()
+            if isinstance(what, list)
+        }
+        if {name: _described(tensor) for name, tensor in tensors.items()} != described:
+            raise ValueError(f"{path}: its tensors are not those that the manifest describes")
+        problem = _judge(tensors, read(pathlib.Path(outputs) / entry["file"])) if outputs is not None else ""
+        yield entry["file"], problem
+
+
+def _judge(tensors: dict[str, Array], given: dict[str, Array]) -> str:
+    """What is wrong with these results; gradients are judged if any are given."""
+    with_gradients = any("/gradient/" in name for name in given)
+    for name, truth in tensors.items():
+        case, kind, quantity = name.split("/", 2)
+        if kind not in ("output", "gradient") or (kind == "gradient" and not with_gradients):
+            continue
+        allowed = float(tensors[f"{case}/allowed/{'gradient of ' if kind == 'gradient' else ''}{quantity}"])
+        if name not in given:
+            return f"{name} is missing"
+        if given[name].shape != truth.shape:
+            return f"{name} has shape {given[name].shape}, expected {truth.shape}"
+        error = float(np.max(np.abs(given[name].astype(np.float64) - truth), initial=0.0))
+        if not error <= allowed:
+            return f"{name} is off by {error:.2e}, allowed {allowed:.2e}"
+    return ""
