@@ -58,7 +58,7 @@ def cast(arguments: Arguments, names: list[str], dtype: Any) -> Arguments:
 
 def inner(a: Any, b: Any, of: Callable[[Any], Any] = lambda product: product) -> Any:
     """The sum over two trees of one structure of `of` the products of their entries."""
-    return sum(of(x * y).sum() for x, y in zip(leaves(a), leaves(b), strict=True))
+    return sum(np.sum(of(x * y)) for x, y in zip(leaves(a), leaves(b), strict=True))
 
 
 def random_like(tree: Any, rng: np.random.Generator) -> Any:
@@ -139,7 +139,7 @@ def check_symbolically(spec: Spec) -> None:
     names = differentiable(arguments)
     output, pullback = spec.vjp(**arguments)
     expected = spec.reference(**arguments)
-    differences = [(a - b).reshape(-1) for a, b in zip(leaves(output), leaves(expected), strict=True)]
+    differences = [np.asarraynp.reshape(a - b, -1) for a, b in zip(leaves(output), leaves(expected), strict=True)]
     count = iter(range(10**6))
     cotangent = tree_map(lambda leaf: symbols(f"cotangent{next(count)}", *np.shape(leaf)), expected)
     contracted = inner(cotangent, expected)
