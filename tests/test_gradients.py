@@ -139,7 +139,7 @@ def check_symbolically(spec: Spec) -> None:
     names = differentiable(arguments)
     output, pullback = spec.vjp(**arguments)
     expected = spec.reference(**arguments)
-    differences = [np.asarraynp.reshape(a - b, -1) for a, b in zip(leaves(output), leaves(expected), strict=True)]
+    differences = [np.reshape(a - b, -1) for a, b in zip(leaves(output), leaves(expected), strict=True)]
     count = iter(range(10**6))
     cotangent = tree_map(lambda leaf: symbols(f"cotangent{next(count)}", *np.shape(leaf)), expected)
     contracted = inner(cotangent, expected)
