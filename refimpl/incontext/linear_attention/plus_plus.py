@@ -139,7 +139,7 @@ def gd_plus_plus_population_loss(
     n_context: int,
     second_moment: float = 1 / 12,
     n_outputs: int = 1,
-    weight_variance: float = 1.0,
+    weight_variance: float = 1,
 ) -> Array:
     r"""Expected squared query error of $K$ GD++ layers, averaged exactly over $W_\tau$ and $x_q$, over samples of $X$.
 
@@ -184,7 +184,7 @@ def gd_plus_plus_population_loss_vjp(
     n_context: int,
     second_moment: float = 1 / 12,
     n_outputs: int = 1,
-    weight_variance: float = 1.0,
+    weight_variance: float = 1,
 ) -> tuple[Array, Callable[[Array], tuple[Array, Array, Array]]]:
     """:func:`gd_plus_plus_population_loss` and its pullback ``cotangent -> (eigenvalues, learning_rates, gammas)``."""
     check_shapes(
