@@ -48,7 +48,7 @@ class AdamState(NamedTuple):
 
 def apply_updates(params: Tree, updates: Tree) -> Tree:
     """The tree of ``parameter + update``."""
-    return tree_map(lambda parameter, update: np.asarray(parameter + update), params, updates)
+    return tree_map(lambda parameter, update: np.asanyarray(parameter + update), params, updates)
 
 
 def _zeros(params: Tree) -> Tree:
@@ -67,7 +67,7 @@ def _decayed(decay: float, average: Array, weight: float, term: Array) -> Array:
     """``decay * average + weight * term`` with one temporary."""
     out = decay * average
     out += weight * term
-    return np.asarray(out)
+    return np.asanyarray(out)
 
 
 def sgd(learning_rate: float | Schedule, momentum: float | None = None, nesterov: bool = False) -> Optimizer:
@@ -96,7 +96,7 @@ def sgd(learning_rate: float | Schedule, momentum: float | None = None, nesterov
 
         def plain(gradients: Tree, state: MomentumState, params: Tree = None) -> tuple[Tree, MomentumState]:
             rate = -schedule(state.step)
-            return tree_map(lambda g: np.asarray(rate * g), gradients), MomentumState(state.step + 1, None)
+            return tree_map(lambda g: np.asanyarray(rate * g), gradients), MomentumState(state.step + 1, None)
 
         return Optimizer(lambda params: MomentumState(0, None), plain)
 
@@ -104,11 +104,11 @@ def sgd(learning_rate: float | Schedule, momentum: float | None = None, nesterov
 
     def update(gradients: Tree, state: MomentumState, params: Tree = None) -> tuple[Tree, MomentumState]:
         rate = -schedule(state.step)
-        trace = tree_map(lambda m, g: np.asarray(rho * m + g), state.trace, gradients)
+        trace = tree_map(lambda m, g: np.asanyarray(rho * m + g), state.trace, gradients)
         if nesterov:
-            updates = tree_map(lambda m, g: np.asarray(rate * (rho * m + g)), trace, gradients)
+            updates = tree_map(lambda m, g: np.asanyarray(rate * (rho * m + g)), trace, gradients)
         else:
-            updates = tree_map(lambda m: np.asarray(rate * m), trace)
+            updates = tree_map(lambda m: np.asanyarray(rate * m), trace)
         return updates, MomentumState(state.step + 1, trace)
 
     return Optimizer(lambda params: MomentumState(0, _zeros(params)), update)
@@ -171,11 +171,11 @@ def adamw(
         second = tree_map(lambda v, g: _decayed(b2, v, 1 - b2, g * g), state.second_moment, gradients)
         rate = -schedule(state.step)
         scale, correction = rate / (1 - b1**step), 1 - b2**step
-        updates = tree_map(lambda m, v: np.asarray(scale * m / (sqrt(v / correction) + eps)), first, second)
+        updates = tree_map(lambda m, v: np.asanyarray(scale * m / (sqrt(v / correction) + eps)), first, second)
         if weight_decay != 0:
             if params is None:
                 raise ValueError("params: expected the parameters, which weight decay needs, got None")
-            updates = tree_map(lambda u, p: np.asarray(u + rate * weight_decay * p), updates, params)
+            updates = tree_map(lambda u, p: np.asanyarray(u + rate * weight_decay * p), updates, params)
         return updates, AdamState(step, first, second)
 
     return Optimizer(lambda params: AdamState(0, _zeros(params), _zeros(params)), update)
@@ -202,7 +202,7 @@ def clip_by_global_norm(max_norm: float) -> Optimizer:
         norm = global_norm(gradients)
         if norm < max_norm:
             return gradients, state
-        return tree_map(lambda g: np.asarray(g / norm * max_norm), gradients), state
+        return tree_map(lambda g: np.asanyarray(g / norm * max_norm), gradients), state
 
     return Optimizer(lambda params: (), update)
 
