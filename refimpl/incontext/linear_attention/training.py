@@ -17,7 +17,7 @@ import numpy as np
 from refimpl.primitives.checks import check_integer, check_number, check_shapes, checked
 from refimpl.primitives.linear_self_attention import LinearAttentionWeights, factor_cotangents
 from refimpl.primitives.memory import keep_freed_memory
-from refimpl.primitives.numbers import Array, exp, sqrt
+from refimpl.primitives.numbers import Array, exp
 from refimpl.primitives.optimizers import Optimizer, adam, apply_updates, chain, clip_by_global_norm
 from refimpl.primitives.schedules import piecewise_constant
 from refimpl.primitives.trees import tree_map
@@ -359,9 +359,7 @@ def meta_optimizer(settings: MetaTraining) -> Optimizer:
     return chain(clip_by_global_norm(settings.clip_norm), adam(decayed))
 
 
-def train_lsa(
-    settings: MetaTraining, rng: np.random.Generator, sample: Callable[[], Prompts] | None = None
-) -> Trained:
+def train_lsa(settings: MetaTraining, rng: np.random.Generator, sample: Callable[[], Prompts] | None = None) -> Trained:
     r"""Meta-train linear self-attention in float32 on fresh tasks, or on what `sample` returns, with one output.
 
     Parameters
@@ -385,7 +383,8 @@ def train_lsa(
     size = check_integer("n_inputs", settings.n_inputs, 1) + 1
     n_layers = check_integer("n_layers", settings.n_layers, 1)
     check_integer("n_steps", settings.n_steps, 1)
-    deviation = settings.standard_deviation or code_deviation(n_layers, size)
+    given = settings.standard_deviation
+    deviation = code_deviation(n_layers, size) if given is None else given
 
     def start() -> LinearAttentionWeights:
         return initial_weights(size, settings.n_heads, deviation, rng, np.float32)
