@@ -17,8 +17,9 @@ Returned = TypeVar("Returned")
 
 
 class Checked(Protocol[Parameters, Returned]):
-    """A function that checks its arguments on entry; ``unchecked`` is the same one without, for inner loops."""
+    """A function that checks its arguments on entry: ``check`` is that check alone, ``unchecked`` the function without."""
 
+    check: Callable[Parameters, None]
     unchecked: Callable[Parameters, Returned]
 
     def __call__(self, *args: Parameters.args, **kwargs: Parameters.kwargs) -> Returned: ...
@@ -40,7 +41,7 @@ def checked(
             return function(*args, **kwargs)
 
         decorated = cast(Checked[Parameters, Returned], on_entry)
-        decorated.unchecked = function
+        decorated.check, decorated.unchecked = check, function
         return decorated
 
     return decorate

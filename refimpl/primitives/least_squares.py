@@ -1,0 +1,99 @@
+r"""Least squares with examples in rows: $X$ of shape ``(..., n, d)``, targets $y$ of shape ``(..., n)``, weights $(d,)$.
+
+The loss is $\frac12\|Xw-y\|^2+\frac\rho2\|w\|^2$, a **sum** over examples: papers that take the mean divide the rate by $n$.
+"""
+
+import numpy as np
+
+from refimpl.primitives.checks import check_integer, check_number, check_shapes
+from refimpl.primitives.numbers import Array, transpose
+
+
+def ols_weights(x: Array, y: Array) -> Array:
+    """The least-squares weights of minimal norm, by the pseudo-inverse (LAPACK: floats only).
+
+    Parameters
+    ----------
+    x : array, shape (..., n, d)
+    y : array, shape (..., n)
+
+    Returns
+    -------
+    array, shape (..., d)
+
+    Raises
+    ------
+    ValueError
+        If shapes do not fit or an entry is not finite.
+    """
+    check_shapes(x=(x, "... n d"), y=(y, "... n"))
+    return (np.linalg.pinv(x) @ y[..., None])[..., 0]
+
+
+def ridge_weights(x: Array, y: Array, penalty: float) -> Array:
+    r"""$(X^\top X+\rho I)^{-1}X^\top y$ (LAPACK: floats only).
+
+    Parameters
+    ----------
+    x : array, shape (..., n, d)
+    y : array, shape (..., n)
+    penalty : float > 0
+        $\rho$, of the sum over examples.
+
+    Returns
+    -------
+    array, shape (..., d)
+
+    Raises
+    ------
+    ValueError
+        If shapes do not fit, an entry is not finite or the penalty is not positive.
+    """
+    sizes = check_shapes(x=(x, "... n d"), y=(y, "... n"))
+    penalty = check_number("penalty", penalty, "(0, inf)")
+    gram = transpose(x) @ x + penalty * np.eye(sizes["d"], dtype=x.dtype)
+    return np.linalg.solve(gram, transpose(x) @ y[..., None])[..., 0]
+
+
+def least_squares_gradient(weights: Array, x: Array, y: Array) -> Array:
+    r"""$X^\top(Xw-y)$ with `weights` of shape (..., d): the gradient of the sum of half squares; arguments unchecked."""
+    residual = x @ weights[..., None] - y[..., None]
+    return (transpose(x) @ residual)[..., 0]
+
+
+def gradient_descent(
+    x: Array, y: Array, n_steps: int, learning_rate: float, initial_weights: Array | None = None, penalty: float = 0
+) -> Array:
+    r"""`n_steps` full-batch steps $w\leftarrow w-\eta(X^\top(Xw-y)+\rho w)$, from zero by default.
+
+    Parameters
+    ----------
+    x : array, shape (..., n, d)
+    y : array, shape (..., n)
+    n_steps : int >= 0
+    learning_rate : float > 0
+        $\eta$, of the sum over examples.
+    initial_weights : array, shape (..., d), or None for zeros
+    penalty : float >= 0
+        $\rho$.
+
+    Returns
+    -------
+    array, shape (..., d)
+
+    Raises
+    ------
+    ValueError
+        If shapes do not fit, an entry is not finite or a parameter is out of range.
+    """
+    shapes = {"x": (x, "... n d"), "y": (y, "... n")}
+    if initial_weights is not None:
+        shapes["initial_weights"] = (initial_weights, "... d")
+    check_shapes(**shapes)
+    n_steps = check_integer("n_steps", n_steps, 0)
+    learning_rate = check_number("learning_rate", learning_rate, "(0, inf)")
+    penalty = check_number("penalty", penalty, "[0, inf)")
+    weights = x[..., 0, :] * 0 if initial_weights is None else initial_weights
+    for _ in range(n_steps):
+        weights = weights - learning_rate * (least_squares_gradient(weights, x, y) + penalty * weights)
+    return weights
