@@ -17,7 +17,7 @@ import threading
 import time
 import traceback
 from collections import Counter, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, ProcessPoolExecutor, as_completed, wait
 from concurrent.futures.process import BrokenProcessPool
 from functools import cache
@@ -187,7 +187,7 @@ def _result(wanted: Task, outcome: dict[str, Any], seconds: float) -> Result:
     return wanted.header | {"environment": environment()} | outcome | {"seconds": round(seconds, 6)}  # type: ignore[return-value]
 
 
-def run_on_this_machine(tasks: Sequence[Task], jobs: int) -> Iterator[Result]:
+def run_on_this_machine(tasks: Sequence[Task], jobs: int) -> Generator[Result, None, None]:
     """Run on `jobs` worker processes, each with one BLAS thread.
 
     Every worker is a pool of its own. So when one dies it is known which claim it had; that claim runs once more on a
@@ -203,7 +203,7 @@ def run_on_this_machine(tasks: Sequence[Task], jobs: int) -> Iterator[Result]:
             while waiting or running:
                 while waiting and idle:
                     worker, wanted = idle.pop(), waiting[0]
-                    with _interrupts_blocked():
+                    with _interrupts_deferred():
                         try:
                             running[worker.submit(decide, wanted)] = worker, wanted
                         except BrokenProcessPool:  # it died while idle
@@ -232,7 +232,7 @@ def run_on_this_machine(tasks: Sequence[Task], jobs: int) -> Iterator[Result]:
                 worker.shutdown()
 
 
-def run_on_dask(tasks: Sequence[Task], address: str) -> Iterator[Result]:
+def run_on_dask(tasks: Sequence[Task], address: str) -> Generator[Result, None, None]:
     """Run on the workers of the Dask scheduler at this address, which restarts a claim whose worker dies.
 
     The workers need the same sources; start them with one thread each, and one claim runs on each at a time.
@@ -323,13 +323,22 @@ def _worker_environment() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _interrupts_blocked() -> Iterator[None]:
-    """Start a process that never sees Ctrl-C, which a terminal sends to the workers too: ending them is ours to do."""
-    if not hasattr(signal, "pthread_sigmask"):
+def _interrupts_deferred() -> Iterator[None]:
+    """Start a process whole, and one that never sees Ctrl-C.
+
+    A terminal sends it to the workers too, but ending them is ours to do. They inherit a mask that blocks it. The mask
+    alone does not keep it from this process, where threads of BLAS may take it, so that it is noted and raised after.
+    """
+    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "pthread_sigmask"):
         yield
         return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    noted: list[int] = []
+    handler = signal.signal(signal.SIGINT, lambda number, frame: noted.append(number))
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        signal.signal(signal.SIGINT, handler)
+    if noted and callable(handler):
+        handler(signal.SIGINT, None)
