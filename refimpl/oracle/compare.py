@@ -26,7 +26,7 @@ from refimpl.oracle.judgement import (
     size,
 )
 from refimpl.oracle.precision import ROUNDOFF, cast, check_dtype
-from refimpl.oracle.spec import Arguments, Spec, examples
+from refimpl.oracle.spec import Arguments, Spec, examples, find_spec
 from refimpl.primitives.checks import check_integer, check_number
 from refimpl.primitives.numbers import Array
 from refimpl.primitives.trees import tree_map
@@ -101,7 +101,7 @@ class Report:
                 f"  saved in {self.saved}; to see it:",
                 "    from refimpl import oracle",
                 f"    spec, arguments = oracle.load_case({str(self.saved)!r})",
-                "    oracle.specs()[spec].reference(**arguments)",
+                "    oracle.find_spec(spec).reference(**arguments)",
             ]
         return "\n".join(lines)
 
@@ -355,7 +355,7 @@ class _Judge:
 
 def compare(
     candidate: Candidate,
-    spec: Spec,
+    spec: Spec | str,
     *,
     dtype: str = "float64",
     framework: str | None = None,
@@ -372,7 +372,7 @@ def compare(
     Parameters
     ----------
     candidate : the implementation; takes the reference's arguments by name, arrays in its framework.
-    spec : what it implements, from ``oracle.specs()``.
+    spec : what it implements, or its name.
     dtype : ``float64``, ``float32``, ``float16`` or ``bfloat16``.
     framework : ``jax`` or ``torch``; NumPy arrays otherwise.
     gradients : judge the candidate's derivative too, where the spec has a pullback.
@@ -388,6 +388,7 @@ def compare(
     ValueError
         For an unknown dtype or framework, or one that is not installed.
     """
+    spec = find_spec(spec) if isinstance(spec, str) else spec
     check_dtype(dtype)
     if dtype not in spec.dtypes:
         raise ValueError(f"dtype: {spec.name} is judged in {', '.join(spec.dtypes)}, got {dtype!r}")

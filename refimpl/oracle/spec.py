@@ -1,5 +1,6 @@
 """What can be compared: a reference function, its valid inputs, its pullback and its metamorphic relations."""
 
+import difflib
 import importlib
 import itertools
 import pkgutil
@@ -67,9 +68,26 @@ def register(spec: Spec) -> Spec:
     return spec
 
 
-def specs() -> Mapping[str, Spec]:
+def find_spec(name: str) -> Spec:
+    """The spec of this name.
+
+    Raises
+    ------
+    ValueError
+        If there is none; names the closest.
+    """
+    known = all_specs()
+    if name in known:
+        return known[name]
+    same = [one for one in known if one.rpartition("/")[2] == name.rpartition("/")[2]]
+    close = same or difflib.get_close_matches(name, known)
+    raise ValueError(f"no spec {name!r}" + (f"; did you mean {' or '.join(close[:3])}?" if close else ""))
+
+
+def all_specs() -> Mapping[str, Spec]:
     """All specs by name; imports every module below ``refimpl.oracle.specs``."""
-    package = importlib.import_module("refimpl.oracle.specs")
+    from refimpl.oracle import specs as package
+
     for module in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
         importlib.import_module(module.name)
     return _SPECS

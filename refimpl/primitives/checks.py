@@ -17,7 +17,7 @@ Returned = TypeVar("Returned")
 
 
 class Checked(Protocol[Parameters, Returned]):
-    """A function that checks its arguments on entry: ``check`` is that check alone, ``unchecked`` the function without."""
+    """A function that checks its arguments on entry; ``check`` is the check alone, ``unchecked`` the function alone."""
 
     check: Callable[Parameters, None]
     unchecked: Callable[Parameters, Returned]

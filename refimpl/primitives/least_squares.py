@@ -1,6 +1,6 @@
-r"""Least squares with examples in rows: $X$ of shape ``(..., n, d)``, targets $y$ of shape ``(..., n)``, weights $(d,)$.
+r"""Least squares with examples in rows: $X$ of shape (..., n, d), targets $y$ of shape (..., n), weights (..., d).
 
-The loss is $\frac12\|Xw-y\|^2+\frac\rho2\|w\|^2$, a **sum** over examples: papers that take the mean divide the rate by $n$.
+The loss is $\frac12\|Xw-y\|^2+\frac\rho2\|w\|^2$, a **sum** over examples: a rate for the mean is $n$ times ours.
 """
 
 import numpy as np
@@ -56,7 +56,7 @@ def ridge_weights(x: Array, y: Array, penalty: float) -> Array:
 
 
 def least_squares_gradient(weights: Array, x: Array, y: Array) -> Array:
-    r"""$X^\top(Xw-y)$ with `weights` of shape (..., d): the gradient of the sum of half squares; arguments unchecked."""
+    r"""$X^\top(Xw-y)$, shape (..., d): the gradient of half the sum of squares; arguments unchecked."""
     residual = x @ weights[..., None] - y[..., None]
     return (transpose(x) @ residual)[..., 0]
 

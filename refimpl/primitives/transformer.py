@@ -1,8 +1,8 @@
 r"""A small pre-norm transformer on rows of tokens, with its pullback: what the papers' trained models share.
 
 Embedding and read-out are the papers' own; this is the stack of blocks between them,
-$x\leftarrow x+\mathrm{MHA}(\mathrm{LN}(x))$, $x\leftarrow x+\mathrm{MLP}(\mathrm{LN}(x))$, where a norm or the perceptron may
-be absent.
+$x\leftarrow x+\mathrm{MHA}(\mathrm{LN}(x))$, $x\leftarrow x+\mathrm{MLP}(\mathrm{LN}(x))$, where a norm or the
+perceptron may be absent.
 """
 
 from collections.abc import Callable, Sequence
@@ -150,7 +150,7 @@ def initial_transformer(
     norm: bool = True,
     dtype: Any = np.float64,
 ) -> list[Block]:
-    r"""Gaussian weights of variance 1/fan-in, those that write to the residual stream shrunk by $1/\sqrt{2\,n_{blocks}}$.
+    r"""Gaussian weights of variance 1/fan-in, over $\sqrt{2\,n_{blocks}}$ where they write to the residual stream.
 
     Parameters
     ----------
@@ -186,8 +186,10 @@ def initial_transformer(
     for _ in range(n_blocks):
         d_head = d // n_heads
         attention = MultiHeadAttention(
-            *(gaussian(n_heads, d_head, d) for _ in range(3)),
-            gaussian(n_heads, d, d_head, scale=to_residual * n_heads**-0.5),
+            query=gaussian(n_heads, d_head, d),
+            key=gaussian(n_heads, d_head, d),
+            value=gaussian(n_heads, d_head, d),
+            output=gaussian(n_heads, d, d_head, scale=to_residual * n_heads**-0.5),
         )
         layers = None
         if d_mlp is not None:

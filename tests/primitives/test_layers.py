@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given, settings
 
 from proofs.symbolic import block, vanishes
-from refimpl.oracle.spec import Arguments, specs
+from refimpl.oracle.spec import Arguments, all_specs
 from refimpl.primitives.activations import ACTIVATIONS, Activation
 from refimpl.primitives.layers import Linear, linear, linear_vjp, mlp, mlp_vjp
 from refimpl.primitives.numbers import transpose
 
-SPECS = specs()
+SPECS = all_specs()
 
 
 @settings(max_examples=30, deadline=None, derandomize=True)

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
-from refimpl.oracle.spec import Arguments, specs
+from refimpl.oracle.spec import Arguments, all_specs
 from refimpl.primitives.linear_self_attention import LinearAttentionWeights, linear_self_attention
 
-SPECS = specs()
+SPECS = all_specs()
 
 
 @settings(max_examples=30, deadline=None, derandomize=True)

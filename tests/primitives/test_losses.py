@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
-from refimpl.oracle.spec import Arguments, specs
+from refimpl.oracle.spec import Arguments, all_specs
 from refimpl.primitives.activations import softplus
 from refimpl.primitives.losses import cross_entropy, cross_entropy_vjp, squared_error
 from refimpl.primitives.normalization import softmax
 
-SPECS = specs()
+SPECS = all_specs()
 
 
 @settings(max_examples=30, deadline=None, derandomize=True)
