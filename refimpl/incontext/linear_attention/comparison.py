@@ -54,7 +54,7 @@ def gd_plus_plus_response(learning_rates: Sequence[float], gammas: Sequence[floa
     return linear_response(state.weights, tasks)
 
 
-def half_mean_square(response: Response, tasks: RegressionTasks) -> float:
+def evaluation_loss(response: Response, tasks: RegressionTasks) -> float:
     r"""$\frac1{2B}\sum\lVert\hat y-y_q\rVert^2$, the loss of the paper's figures."""
     return float(((response.prediction - tasks.y_query) ** 2).sum() / (2 * len(tasks.y_query)))
 

@@ -17,7 +17,7 @@ import numpy as np
 from refimpl.primitives.checks import check_integer, check_number, check_shapes, checked
 from refimpl.primitives.linear_self_attention import LinearAttentionWeights, factor_cotangents
 from refimpl.primitives.memory import keep_freed_memory
-from refimpl.primitives.numbers import Array, exp
+from refimpl.primitives.numbers import Array
 from refimpl.primitives.optimizers import Optimizer, adam, apply_updates, chain, clip_by_global_norm
 from refimpl.primitives.schedules import piecewise_constant
 from refimpl.primitives.trees import tree_map
@@ -58,7 +58,7 @@ def make_prompts(tasks: RegressionTasks) -> Prompts:
 # --- prediction, loss and gradients ---
 
 
-def _check_layers(
+def check_layers(
     tokens: Array, layers: Sequence[LinearAttentionWeights], n_outputs: int, clip: float | None = None
 ) -> None:
     if not isinstance(layers, list | tuple) or not layers:
@@ -75,7 +75,7 @@ def _check_layers(
         check_number("clip", clip, "(0, inf)")
 
 
-@checked(_check_layers)
+@checked(check_layers)
 def predict(
     tokens: Array, layers: Sequence[LinearAttentionWeights], n_outputs: int, clip: float | None = None
 ) -> Array:
@@ -105,7 +105,7 @@ def predict(
     return _forward(tokens, layers, n_outputs, clip)[0]
 
 
-@checked(_check_layers)
+@checked(check_layers)
 def predict_vjp(
     tokens: Array, layers: Sequence[LinearAttentionWeights], n_outputs: int, clip: float | None = None
 ) -> tuple[Array, Callable[[Array], tuple[Array, Sequence[LinearAttentionWeights]]]]:
@@ -127,7 +127,7 @@ def loss_and_gradients(
     Source: arXiv 2212.07677, Eq. 5; the factor 1/2 is that of the authors' code and of the paper's figures.
     """
     prediction, backward = _forward(prompts.tokens, layers, len(prompts.targets), clip)
-    loss, residual = _half_mean_square(prediction, prompts.targets)
+    loss, residual = half_mean_square(prediction, prompts.targets)
     return loss, backward(residual, False)[1]
 
 
@@ -139,25 +139,25 @@ def looped_loss_and_gradients(
     return loss, tree_map(lambda *each: sum(each[1:], each[0]), *gradients)
 
 
-def _half_mean_square(prediction: Array, targets: Array) -> tuple[Any, Array]:
+def half_mean_square(prediction: Array, targets: Array) -> tuple[Any, Array]:
     """The loss, and its gradient in the prediction."""
     n_tasks = targets.shape[-1]
     residual = prediction - targets
     return np.vdot(residual, residual) / (2 * n_tasks), residual / n_tasks
 
 
-Backward = Callable[[Array, bool], tuple[Any, Any]]
+LayerPullback = Callable[[Array, bool], tuple[Any, Any]]
 """``(cotangent, wants_tokens) -> (tokens or None, weights)``: training needs no gradient in the prompts."""
 
 
 def _forward(
     tokens: Array, layers: Sequence[LinearAttentionWeights], n_outputs: int, clip: float | None
-) -> tuple[Array, Backward]:
+) -> tuple[Array, LayerPullback]:
     backwards = []
     for layer in layers[:-1]:
         tokens, backward = _clipped(*_attend(tokens, layer), clip)
         backwards.append(backward)
-    prediction, backward = _clipped(*_read_query(tokens, layers[-1], n_outputs), clip)
+    prediction, backward = _clipped(*read_query(tokens, layers[-1], n_outputs), clip)
     backwards.append(backward)
 
     def through_all(cotangent: Array, wants_tokens: bool) -> tuple[Any, list[LinearAttentionWeights]]:
@@ -170,7 +170,7 @@ def _forward(
     return prediction, through_all
 
 
-def _clipped(output: Array, backward: Backward, clip: float | None) -> tuple[Array, Backward]:
+def _clipped(output: Array, backward: LayerPullback, clip: float | None) -> tuple[Array, LayerPullback]:
     if clip is None:
         return output, backward
     inside = np.abs(output) < clip
@@ -181,22 +181,15 @@ def _as_they_are(scores: Array) -> tuple[Array, Callable[[Array], Array]]:
     return scores, lambda cotangent: cotangent
 
 
-def _softmax(scores: Array) -> tuple[Array, Callable[[Array], Array]]:
-    """Softmax over the context, the first axis, and its pullback."""
-    attention = exp(scores - (0 if scores.dtype == object else scores.max(axis=0)))
-    attention /= attention.sum(axis=0)
-    return attention, lambda cotangent: attention * (cotangent - (attention * cotangent).sum(axis=0))
-
-
-def _read_query(
+def read_query(
     tokens: Array,
     weights: LinearAttentionWeights,
     n_outputs: int,
     attention_vjp: Callable[[Array], tuple[Array, Callable[[Array], Array]]] = _as_they_are,
-) -> tuple[Array, Backward]:
-    """One layer, of which only the query's prediction is wanted; `attention_vjp` acts on the scores.
+) -> tuple[Array, LayerPullback]:
+    """One layer, of which only the query's prediction is wanted; `attention_vjp` acts on the scores, context first.
 
-    Axes: n context tokens, h heads, o outputs, d token entries, b tasks.
+    Arguments unchecked. Axes: n context tokens, h heads, o outputs, d token entries, b tasks.
     """
     context, query = tokens[:-1], tokens[-1]
     n_heads, size, _ = weights.key.shape
@@ -227,7 +220,8 @@ def _read_query(
         if not wants_tokens:
             return None, to_weights
         to_tokens = np.empty_like(tokens)
-        to_tokens[:-1] = np.einsum("hdb,nhb->ndb", z, to_scores) + rows.T @ to_values
+        to_tokens[:-1] = np.einsum("hdb,nhb->ndb", z, to_scores)
+        to_tokens[:-1] += np.einsum("rd,nrb->ndb", rows, to_values)
         to_tokens[-1] = a.T @ to_z.reshape(n_heads * size, -1)
         to_tokens[-1, -n_outputs:] += to_update
         return to_tokens, to_weights
@@ -235,8 +229,8 @@ def _read_query(
     return prediction, backward
 
 
-def _attend(tokens: Array, weights: LinearAttentionWeights) -> tuple[Array, Backward]:
-    """One layer on all tokens; axes as in :func:`_read_query`, and t all tokens, e token entries."""
+def _attend(tokens: Array, weights: LinearAttentionWeights) -> tuple[Array, LayerPullback]:
+    """One layer on all tokens; axes as in :func:`read_query`, and t all tokens, e token entries."""
     context = tokens[:-1]
     a, b = weights.key_query[:, None], weights.projection_value[:, None]
     gram = np.einsum("ndb,neb->deb", context, context)
