@@ -1,0 +1,232 @@
+r"""Loss, gradient and curvature of a multi-layer perceptron: products with the Hessian by hand, forward over reverse.
+
+With $h_k=\phi(z_k)$, $z_k=h_{k-1}W_k^\top+b_k$ and $\delta_k=\partial L/\partial z_k$ the Pearlmutter operator
+$R=\frac{d}{d\epsilon}\big|_0$ along $(V_k,c_k)$ gives
+
+$$Rz_k=(Rh_{k-1})W_k^\top+h_{k-1}V_k^\top+c_k,\qquad
+R\delta_{k-1}=(R\delta_kW_k+\delta_kV_k)\odot\phi'(z_{k-1})+\delta_kW_k\odot\phi''(z_{k-1})\odot Rz_{k-1}.$$
+
+The Gauss-Newton product keeps of these only what does not carry $\delta$. One product costs about two gradients; the
+matrix is never built. For a piecewise linear activation $\phi''=0$.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from refimpl.primitives.checks import check_shapes
+from refimpl.primitives.layers import Linear
+from refimpl.primitives.losses import cross_entropy, squared_error
+from refimpl.primitives.normalization import softmax
+from refimpl.primitives.numbers import Array, column_sum, positive_part, row_dot, tanh, transpose, unit_step
+
+Layers = Sequence[Linear]
+
+
+def _tanh_jet(z: Array) -> tuple[Array, Array, Array]:
+    h = tanh(z)
+    slope = 1 - h * h
+    return h, slope, -2 * h * slope
+
+
+def _relu_jet(z: Array) -> tuple[Array, Array, Array]:
+    return positive_part(z), unit_step(z), np.zeros_like(z)
+
+
+JETS = {"tanh": _tanh_jet, "relu": _relu_jet}
+"""Activations as ``z -> (value, first derivative, second derivative)``."""
+
+
+class OutputLoss(NamedTuple):
+    """A loss per example, its gradient and its Hessian's product in the outputs, each of shape (n, n_outputs)."""
+
+    value: Callable[[Array, Array], Array]
+    gradient: Callable[[Array, Array], Array]
+    hessian_product: Callable[[Array, Array, Array], Array]
+
+
+def _softmax_gradient(outputs: Array, labels: Array) -> Array:
+    p = softmax.unchecked(outputs)
+    p[np.arange(len(labels)), labels] -= 1
+    return p
+
+
+def _softmax_hessian_product(outputs: Array, labels: Array, direction: Array) -> Array:
+    p = softmax.unchecked(outputs)
+    return p * (direction - row_dot(p, direction))
+
+
+CROSS_ENTROPY = OutputLoss(cross_entropy.unchecked, _softmax_gradient, _softmax_hessian_product)
+HALF_SQUARED_ERROR = OutputLoss(
+    lambda outputs, targets: squared_error.unchecked(outputs, targets) / 2,
+    lambda outputs, targets: outputs - targets,
+    lambda outputs, targets, direction: direction,
+)
+
+
+class Curvature(NamedTuple):
+    """A mean loss at some parameters: its value, gradient, and products with the Hessian and its Gauss-Newton part.
+
+    Gradient and products are lists of Linear like the parameters; a direction is one too.
+    """
+
+    loss: Array
+    gradient: list[Linear]
+    hessian_product: Callable[[Layers], list[Linear]]
+    gauss_newton_product: Callable[[Layers], list[Linear]]
+
+
+def _check(x: Array, layers: Layers) -> None:
+    shapes = {"x": (x, "n n_0")}
+    for index, layer in enumerate(layers):
+        shapes[f"layers[{index}].weight"] = (layer.weight, f"n_{index + 1} n_{index}")
+        if layer.bias is not None:
+            shapes[f"layers[{index}].bias"] = (layer.bias, f"n_{index + 1}")
+    check_shapes(**shapes)
+
+
+def mlp_curvature(
+    layers: Layers, x: Array, targets: Array, activation: str = "tanh", loss: OutputLoss = CROSS_ENTROPY
+) -> Curvature:
+    """The mean loss of a perceptron over examples, with gradient and curvature products.
+
+    Parameters
+    ----------
+    layers : list of Linear
+        The activation stands between them; one layer is softmax (or linear) regression.
+    x : array, shape (n, n_inputs)
+    targets : integer labels (n,) for ``CROSS_ENTROPY``, array (n, n_outputs) for ``HALF_SQUARED_ERROR``
+    activation : "tanh" or "relu"
+    loss : OutputLoss
+
+    Returns
+    -------
+    Curvature
+
+    Raises
+    ------
+    ValueError
+        If shapes do not fit, an entry is not finite or the activation is unknown.
+
+    Source: Pearlmutter, Fast exact multiplication by the Hessian (1994); Schraudolph (2002) for Gauss-Newton.
+    """
+    _check(x, layers)
+    if activation not in JETS:
+        raise ValueError(f"activation: expected one of {', '.join(JETS)}, got {activation!r}")
+    n = x.shape[0]
+    values, slopes, bends = [x], [], []
+    z = x
+    for index, layer in enumerate(layers):
+        z = _affine(values[-1], layer)
+        if index < len(layers) - 1:
+            h, slope, bend = JETS[activation](z)
+            values.append(h)
+            slopes.append(slope)
+            bends.append(bend)
+    delta = loss.gradient(z, targets) / n
+    deltas, backs, gradient = [delta], [], []
+    for index in reversed(range(len(layers))):
+        gradient.append(_outer(delta, values[index], layers[index]))
+        if index:
+            back = delta @ layers[index].weight
+            delta = back * slopes[index - 1]
+            deltas.append(delta)
+            backs.append(back)
+    deltas.reverse()
+    backs.reverse()
+
+    def forward(direction: Layers) -> tuple[list[Array], list[Array]]:
+        """The derivatives of the values and of the z along the direction."""
+        r_values: list[Array] = []
+        r_zs: list[Array] = []
+        for index, (layer, along) in enumerate(zip(layers, direction, strict=True)):
+            r_z = _affine(values[index], along)
+            if index:
+                r_z = r_z + r_values[-1] @ transpose(layer.weight)
+            r_zs.append(r_z)
+            if index < len(layers) - 1:
+                r_values.append(slopes[index] * r_z)
+        return r_values, r_zs
+
+    def hessian_product(direction: Layers) -> list[Linear]:
+        r_values, r_zs = forward(direction)
+        r_delta = loss.hessian_product(z, targets, r_zs[-1]) / n
+        product = []
+        for index in reversed(range(len(layers))):
+            part = _outer(r_delta, values[index], layers[index])
+            if index:
+                part = part._replace(weight=part.weight + transpose(deltas[index]) @ r_values[index - 1])
+                r_back = r_delta @ layers[index].weight + deltas[index] @ direction[index].weight
+                r_delta = r_back * slopes[index - 1]
+                if activation != "relu":
+                    r_delta += backs[index - 1] * bends[index - 1] * r_zs[index - 1]
+            product.append(part)
+        return product[::-1]
+
+    def gauss_newton_product(direction: Layers) -> list[Linear]:
+        _, r_zs = forward(direction)
+        r_delta = loss.hessian_product(z, targets, r_zs[-1]) / n
+        product = []
+        for index in reversed(range(len(layers))):
+            product.append(_outer(r_delta, values[index], layers[index]))
+            if index:
+                r_delta = (r_delta @ layers[index].weight) * slopes[index - 1]
+        return product[::-1]
+
+    return Curvature(loss.value(z, targets).sum() / n, gradient[::-1], hessian_product, gauss_newton_product)
+
+
+def per_example_gradients(
+    layers: Layers, x: Array, targets: Array, activation: str = "tanh", loss: OutputLoss = CROSS_ENTROPY
+) -> list[Linear]:
+    """The gradient of each example's own loss: every array with a leading axis of examples.
+
+    Parameters, errors as for :func:`mlp_curvature`.
+    """
+    _check(x, layers)
+    if activation not in JETS:
+        raise ValueError(f"activation: expected one of {', '.join(JETS)}, got {activation!r}")
+    values, slopes = [x], []
+    for layer in layers[:-1]:
+        h, slope, _ = JETS[activation](_affine(values[-1], layer))
+        values.append(h)
+        slopes.append(slope)
+    delta = loss.gradient(_affine(values[-1], layers[-1]), targets)
+    gradients = []
+    for index in reversed(range(len(layers))):
+        bias = None if layers[index].bias is None else delta
+        gradients.append(Linear(delta[:, :, None] * values[index][:, None, :], bias))
+        if index:
+            delta = (delta @ layers[index].weight) * slopes[index - 1]
+    return gradients[::-1]
+
+
+def _affine(h: Array, layer: Linear) -> Array:
+    z = h @ transpose(layer.weight)
+    return z if layer.bias is None else z + layer.bias
+
+
+def _outer(delta: Array, h: Array, layer: Linear) -> Linear:
+    return Linear(transpose(delta) @ h, None if layer.bias is None else column_sum(delta))
+
+
+def pack(layers: Layers) -> Array:
+    """The parameters as one vector, layer by layer, weight before bias."""
+    return np.concatenate([array.reshape(-1) for layer in layers for array in layer if array is not None])
+
+
+def unpack(vector: Array, like: Layers) -> list[Linear]:
+    """The inverse of :func:`pack`, with the shapes of `like`."""
+    layers, start = [], 0
+
+    def take(array: Array) -> Array:
+        nonlocal start
+        start += array.size
+        return vector[start - array.size : start].reshape(array.shape)
+
+    for layer in like:
+        layers.append(Linear(take(layer.weight), None if layer.bias is None else take(layer.bias)))
+    if start != vector.size:
+        raise ValueError(f"vector: expected {start} entries, got {vector.size}")
+    return layers
