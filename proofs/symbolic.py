@@ -218,4 +218,6 @@ def _evaluate(expression: sympy.Expr, values: dict[Any, Any], size: int) -> Any:
         return arguments[0] ** arguments[1]
     if isinstance(expression, sympy.transpose):
         return arguments[0].T
+    if expression.func.__name__ == "entrywise_abs":
+        return arguments[0].applyfunc(abs)
     raise ValueError(f"difference: cannot evaluate {expression.func.__name__} of blocks in {expression}")

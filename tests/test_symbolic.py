@@ -7,7 +7,7 @@ from sympy import transpose as T
 
 from proofs import symbolic
 from proofs.symbolic import array, block, blocks, induction, scalar, sum_is, vanishes
-from refimpl.primitives.numbers import transpose
+from refimpl.primitives.numbers import positive_part, transpose
 
 X, Y, S, R = map(block, ("X", "Y", "S", "R"))
 a, b = scalar("a"), scalar("b", positive=True)
@@ -114,6 +114,15 @@ def test_trees_and_arrays() -> None:
 def test_block_matrix_product_is_that_of_the_blocks() -> None:
     left, right = blocks([[X, 1], [0, Y]]), blocks([[X], [Y]])
     assert vanishes(transpose(left) @ right - blocks([[T(X) * X], [X + T(Y) * Y]])).holds
+
+
+def test_rectified_blocks_are_rectified_at_random_points() -> None:
+    up, down = positive_part(np.array([X * Y - Y * X, Y * X - X * Y], dtype=object))
+    assert vanishes(up - down - X * Y + Y * X).holds
+    assert not vanishes(up + down - X * Y + Y * X).holds
+    magnitude = up + down
+    matrix = symbolic._evaluate(magnitude, {X: sympy.Matrix([[1, -2], [0, 1]]), Y: sympy.Matrix([[1, 0], [3, 2]])}, 2)
+    assert matrix == sympy.Matrix([[6, 2], [0, 6]])
 
 
 @pytest.mark.parametrize("difference", [a / 10.0, a * X * 0.1, 1e-30])

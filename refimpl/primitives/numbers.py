@@ -80,8 +80,21 @@ def cos(x: Any) -> Array:
 
 
 def absolute(x: Any) -> Array:
-    """Elementwise absolute value, same shape and dtype as `x`."""
-    return _elementwise(x, np.abs, "Abs")
+    """Elementwise absolute value, same shape and dtype as `x`; of a block, that of its entries.
+
+    All that a proof knows of the latter, ``entrywise_abs(z)``, is that it is the same for ``z`` and ``-z``.
+    """
+    x = np.asanyarray(x)
+    return np.asanyarray(np.abs(x)) if x.dtype != object else _on_objects(_absolute_entry, x)
+
+
+def _absolute_entry(entry: Any) -> Any:
+    import sympy
+
+    if getattr(entry, "is_commutative", True):
+        return sympy.Abs(entry)
+    either = min(sympy.expand(entry), sympy.expand(-entry), key=str)
+    return sympy.Function("entrywise_abs", commutative=False)(either)
 
 
 def sign(x: Any) -> Array:
@@ -117,13 +130,18 @@ def _floating_erf(x: Array) -> Array:
 
 
 def positive_part(x: Any) -> Array:
-    """Elementwise max(x, 0), same shape and dtype as `x`."""
+    """Elementwise max(x, 0), same shape and dtype as `x`; of a block, that of its entries: (z + |z|) / 2."""
     x = np.asanyarray(x)
     if x.dtype != object:
         return np.asanyarray(np.maximum(x, 0))
     import sympy
 
-    return _on_objects(lambda entry: sympy.Max(entry, 0), x)
+    def part(entry: Any) -> Any:
+        if getattr(entry, "is_commutative", True):
+            return sympy.Max(entry, 0)
+        return (entry + _absolute_entry(entry)) / 2
+
+    return _on_objects(part, x)
 
 
 def unit_step(x: Any) -> Array:

@@ -86,6 +86,17 @@ def test_transpose_of_blocks_transposes_each() -> None:
     assert numbers.transpose(numbers.transpose(np.array([[a, b]], dtype=object))).tolist() == [[a, b]]
 
 
+def test_of_a_block_only_the_absolute_value_of_its_negative_is_known() -> None:
+    a, b, s = (sympy.Symbol(name, commutative=name == "s") for name in "abs")
+    entry = a * b - s * (b - 1) * a
+    both = numbers.absolute(np.array([entry, -entry], dtype=object))
+    assert both[0] == both[1]
+    assert not both[0].is_commutative
+    part, negative = numbers.positive_part(np.array([entry, -entry], dtype=object))
+    assert sympy.expand(part - negative - entry) == 0
+    assert numbers.absolute(np.array([a, b, 2 * a], dtype=object))[0] not in (a, b, both[0])
+
+
 def test_transpose_of_floats_moves_nothing() -> None:
     x = np.arange(24.0).reshape(2, 3, 4)
     assert np.shares_memory(numbers.transpose(x), x)
