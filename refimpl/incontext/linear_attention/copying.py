@@ -85,9 +85,9 @@ def copy_layer_weights(n_context: int, n_inputs: int, dtype: Any = float) -> Lin
     is_query = places == n_tokens - 1
     is_odd = places % 2 == 1
     is_even = ~is_odd & ~is_query
-    shift = np.eye(n_tokens, k=-1, dtype=dtype)
+    next_place = np.eye(n_tokens, k=-1, dtype=dtype) * is_even
 
-    copy = on_positions(-shift.T)
+    copy = on_positions(-next_place.T)
     copy[n_inputs : 2 * n_inputs, :n_inputs] = np.eye(n_inputs, dtype=dtype)
     erase = -np.eye(size, dtype=dtype)
     clean = on_positions(-np.eye(n_tokens, dtype=dtype))
@@ -95,7 +95,7 @@ def copy_layer_weights(n_context: int, n_inputs: int, dtype: Any = float) -> Lin
     identity = np.eye(size, dtype=dtype)
     return LinearAttentionWeights(
         key=np.stack([on_positions(np.eye(n_tokens, dtype=dtype))] * 3),
-        query=np.stack([on_positions(shift * is_even), on_positions(np.diag(is_odd)), on_positions(np.diag(is_query))]),
+        query=np.stack([on_positions(next_place), on_positions(np.diag(is_odd)), on_positions(np.diag(is_query))]),
         value=np.stack([copy, erase, clean]),
         projection=np.stack([identity] * 3),
     )
