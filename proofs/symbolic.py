@@ -15,6 +15,7 @@ import sympy
 
 from proofs.ledger import Check, Evidence
 from refimpl.primitives.numbers import Array
+from refimpl.primitives.traces import trace_symbol
 from refimpl.primitives.trees import leaves
 
 # Sizes of the matrices put for the blocks: matrices of two rows satisfy identities that larger ones do not.
@@ -203,7 +204,8 @@ def _draw(symbol: sympy.Symbol, size: int, symmetric: bool, orthogonal: bool, rn
 def _evaluate(expression: sympy.Expr, values: dict[Any, Any], size: int) -> Any:
     """Evaluate an expression of the free algebra: a number where it commutes, else a matrix."""
     if expression.is_commutative:
-        return expression.subs(values)
+        traces = {one: _evaluate(one.args[0], values, size).trace() for one in expression.atoms(trace_symbol())}
+        return expression.xreplace(traces).subs(values)
     if expression.is_Symbol:
         return values[expression]
     arguments = [_evaluate(argument, values, size) for argument in expression.args]

@@ -1,6 +1,7 @@
-r"""In-context linear regression: a task is a linear map $W_\tau$, a prompt a few noiseless samples of it and a query.
+r"""In-context linear regression: a task is a linear map $W_\tau$, a prompt a few samples of it and a query.
 
-Arrays have a leading task axis; within a task the columns are samples, as the in-context papers write them.
+Arrays have a leading task axis. Within a task the columns are samples (:class:`RegressionTasks`), as papers write them
+whose prompts are tokens, or the rows (:class:`ScalarTasks`), as those do whose subject is least squares.
 """
 
 from typing import Any, NamedTuple
@@ -8,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from refimpl.primitives.checks import check_integer, check_number, check_shapes
+from refimpl.primitives.linear_systems import check_positive_definite
 from refimpl.primitives.numbers import Array
 
 
@@ -26,6 +28,21 @@ class RegressionTasks(NamedTuple):
     def astype(self, dtype: Any) -> "RegressionTasks":
         """The same prompts in another precision."""
         return RegressionTasks(*(array.astype(dtype) for array in self))
+
+
+class ScalarTasks(NamedTuple):
+    """A batch of prompts with scalar targets, samples in rows; any leading axes in place of ``n_tasks``."""
+
+    x: Array
+    """Context inputs, shape ``(n_tasks, n_context, n_inputs)``."""
+    y: Array
+    """Context targets, shape ``(n_tasks, n_context)``."""
+    x_query: Array
+    """Query inputs, shape ``(n_tasks, n_inputs)``."""
+    y_query: Array
+    """Targets of the query, noise included, shape ``(n_tasks,)``."""
+    weights: Array
+    """What the targets are a function of: the linear map's weights, shape ``(n_tasks, n_inputs)``."""
 
 
 def check_tasks(tasks: RegressionTasks) -> dict[str, Any]:
@@ -115,6 +132,45 @@ def sample_out_of_distribution_tasks(
     return _label(inputs / norm * float(input_scale), n_outputs, float(weight_scale), rng)
 
 
+def sample_gaussian_tasks(
+    n_tasks: int,
+    n_inputs: int,
+    n_context: int,
+    noise_std: float,
+    rng: np.random.Generator,
+    cov_x: Array | None = None,
+    cov_w: Array | None = None,
+    dtype: Any = np.float64,
+) -> ScalarTasks:
+    r"""Noisy linear tasks $y=w^\top x+\epsilon$: Gaussian $x\sim N(0,\Sigma)$, $w\sim N(0,\Sigma_w)$ and noise.
+
+    Parameters
+    ----------
+    n_tasks, n_inputs, n_context : int >= 1
+    noise_std : float >= 0
+        $\sigma$, of the context's and the query's targets.
+    rng : numpy.random.Generator
+    cov_x, cov_w : array, shape (n_inputs, n_inputs), symmetric positive definite; the identity if None
+    dtype : float64 or float32
+        Drawn in this precision.
+
+    Raises
+    ------
+    ValueError
+        If a size is below 1, the noise is negative or a covariance is none of this size.
+
+    Source: arXiv 2307.03576, Sections 2 to 4.
+    """
+    check_integer("n_tasks", n_tasks, 1)
+    check_integer("n_inputs", n_inputs, 1)
+    check_integer("n_context", n_context, 1)
+    noise = float(check_number("noise_std", noise_std, "[0, inf)"))
+    weights = _correlated(rng.standard_normal((n_tasks, n_inputs), dtype=dtype), "cov_w", cov_w)
+    x = _correlated(rng.standard_normal((n_tasks, n_context + 1, n_inputs), dtype=dtype), "cov_x", cov_x)
+    y = (x @ weights[..., None])[..., 0] + noise * rng.standard_normal(x.shape[:-1], dtype=dtype)
+    return ScalarTasks(x[:, :-1], y[:, :-1], x[:, -1], y[:, -1], weights)
+
+
 def replace_targets(tasks: RegressionTasks, n_distractors: int, rng: np.random.Generator) -> RegressionTasks:
     r"""The same prompts with the targets of `n_distractors` random context points of each task drawn from $N(0,1)$.
 
@@ -150,3 +206,12 @@ def _label(inputs: Array, n_outputs: int, weight_scale: float, rng: np.random.Ge
     weights = rng.standard_normal((n_tasks, n_outputs, n_inputs), dtype=inputs.dtype.type) * weight_scale
     targets = weights @ inputs
     return RegressionTasks(inputs[..., :-1], targets[..., :-1], inputs[..., -1], targets[..., -1])
+
+
+def _correlated(white: Array, name: str, covariance: Array | None) -> Array:
+    """Standard normal rows given this covariance."""
+    if covariance is None:
+        return white
+    check_positive_definite(name, covariance, white.shape[-1])
+    factor = np.linalg.cholesky(np.asarray(covariance, dtype=np.float64)).astype(white.dtype)
+    return np.asanyarray(white @ factor.T)
