@@ -6,6 +6,7 @@ import io
 import matplotlib
 import numpy as np
 from matplotlib import pyplot
+from matplotlib.ticker import MaxNLocator
 
 from proofs.ledger import Figure, Matrix, Series
 
@@ -67,6 +68,8 @@ def _curves(axis: pyplot.Axes, figure: Figure, curves: list[Series]) -> None:
             spread = np.asarray(curve.spread, float)
             axis.fill_between(x, y - spread, y + spread, color=colour, alpha=0.2, lw=0)
     axis.set(xlabel=figure.x_label, ylabel=figure.y_label, xscale=figure.x_scale, yscale=figure.y_scale)
+    if all(np.all(np.asarray(curve.x, float) % 1 == 0) for curve in curves) and figure.x_scale == "linear":
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     if len(curves) > 6:
         axis.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
     elif len(curves) > 1 or curves[0].title:

@@ -66,8 +66,9 @@ def _edge(used: tuple[float, float], by: tuple[float, float]) -> str:
 def _box(one: Claim, x: float, y: float, status: str) -> str:
     label = html.escape(f"{one.label}: {one.title} ({status})")
     mark = {"failed": "✗ ", "vacuous": "✗ ", "error": "✗ ", "erratum": "! "}.get(status, "")
+    kind = status.replace(" ", "-")
     return (
-        f'<a href="papers/{one.paper}.html#{one.label}" aria-label="{label}"><g class="node {status.replace(" ", "-")}">'
+        f'<a href="papers/{one.paper}.html#{one.label}" aria-label="{label}"><g class="node {kind}">'
         f'<title>{label}</title><rect x="{x}" y="{y}" width="{BOX[0]}" height="{BOX[1]}" rx="4"/>'
         f'<text x="{x + BOX[0] / 2}" y="{y + 17}">{mark}{one.label}</text></g></a>'
     )

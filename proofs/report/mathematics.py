@@ -165,7 +165,7 @@ def _definitions(lines: Sequence[str]) -> Iterator[str]:
     """A numpydoc section: terms flush left, what they are indented below."""
     body = "\n".join(lines)
     if not any(line.startswith("    ") for line in lines) and not any(" : " in line for line in lines):
-        yield from _blocks([line for line in lines])
+        yield from _blocks(lines)
         return
     yield "<dl>"
     for chunk in re.split(r"\n(?=\S)", body.strip("\n")):

@@ -1,6 +1,5 @@
 """The pages: a front page, one for each paper, the graph of claims, and the sources they link to."""
 
-import html
 import importlib.resources
 import os
 import subprocess
@@ -306,4 +305,4 @@ def _commit() -> str:
         )
     except (OSError, subprocess.CalledProcessError):
         return f"refimpl {refimpl.__version__}"
-    return f"refimpl {refimpl.__version__}, commit {html.escape(found.stdout.strip())}"
+    return f"refimpl {refimpl.__version__}, commit {found.stdout.strip()}"
