@@ -19,7 +19,7 @@ from refimpl.primitives.linear_self_attention import LinearAttentionWeights, fac
 from refimpl.primitives.memory import keep_freed_memory
 from refimpl.primitives.numbers import Array
 from refimpl.primitives.optimizers import Optimizer, adam, apply_updates, chain, clip_by_global_norm
-from refimpl.primitives.schedules import piecewise_constant
+from refimpl.primitives.schedules import cosine_decay
 from refimpl.primitives.trees import tree_map
 from refimpl.tasks.linear_regression import RegressionTasks, check_tasks, sample_linear_tasks
 
@@ -328,16 +328,16 @@ class MetaTraining(NamedTuple):
     looped: bool = False
     """One layer repeated; else each layer has its own weights."""
     n_heads: int = 1
-    batch_size: int = 256
-    n_steps: int = 2500
+    batch_size: int = 512
+    n_steps: int = 2000
     learning_rate: float = 3e-3
-    """Adam's; a tenth of it for the last fifth of the steps."""
+    """Adam's at the start; it falls to zero along half a cosine."""
     clip_norm: float = 10.0
     """Of the global norm of the gradient."""
     token_clip: float | None = None
     """Of the entries of the tokens after every layer; the paper takes 10 beyond two layers."""
     standard_deviation: float | None = None
-    """Of the initial weights; None for :func:`code_deviation`."""
+    """Of the initial weights; None for :func:`text_deviation`."""
 
 
 class Trained(NamedTuple):
@@ -349,7 +349,7 @@ class Trained(NamedTuple):
 
 def meta_optimizer(settings: MetaTraining) -> Optimizer:
     """Adam with the decay and the clipping of these settings."""
-    decayed = piecewise_constant(settings.learning_rate, {4 * settings.n_steps // 5: 0.1})
+    decayed = cosine_decay(settings.learning_rate, settings.n_steps)
     return chain(clip_by_global_norm(settings.clip_norm), adam(decayed))
 
 
@@ -378,7 +378,7 @@ def train_lsa(settings: MetaTraining, rng: np.random.Generator, sample: Callable
     n_layers = check_integer("n_layers", settings.n_layers, 1)
     check_integer("n_steps", settings.n_steps, 1)
     given = settings.standard_deviation
-    deviation = code_deviation(n_layers, size) if given is None else given
+    deviation = text_deviation(n_layers) if given is None else given
 
     def start() -> LinearAttentionWeights:
         return initial_weights(size, settings.n_heads, deviation, rng, np.float32)
