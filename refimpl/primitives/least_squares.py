@@ -97,3 +97,31 @@ def gradient_descent(
     for _ in range(n_steps):
         weights = weights - learning_rate * (least_squares_gradient(weights, x, y) + penalty * weights)
     return weights
+
+
+def induced_weights(queries: Array, predictions: Array) -> Array:
+    r"""The linear weights $(\tilde X^\top\tilde X)^{-1}\tilde X^\top\tilde Y$ that fit a predictor's answers best (LAPACK).
+
+    Of a predictor that is linear in the query these are its own weights, whatever the queries.
+
+    Parameters
+    ----------
+    queries : array, shape (..., n_queries, d), n_queries >= d
+    predictions : array, shape (..., n_queries)
+        What the predictor answers to each.
+
+    Returns
+    -------
+    array, shape (..., d)
+
+    Raises
+    ------
+    ValueError
+        If shapes do not fit, an entry is not finite, or there are fewer queries than dimensions.
+
+    Source: arXiv 2310.17086, Section 3.3; arXiv 2211.15661, Section 4 (implicit linear weights).
+    """
+    sizes = check_shapes(queries=(queries, "... n_queries d"), predictions=(predictions, "... n_queries"))
+    if sizes["n_queries"] < sizes["d"]:
+        raise ValueError(f"queries: expected at least d = {sizes['d']} of them, got {sizes['n_queries']}")
+    return ols_weights(queries, predictions)

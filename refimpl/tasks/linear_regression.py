@@ -10,7 +10,7 @@ import numpy as np
 
 from refimpl.primitives.checks import check_integer, check_number, check_shapes
 from refimpl.primitives.linear_systems import check_positive_definite
-from refimpl.primitives.numbers import Array
+from refimpl.primitives.numbers import Array, common_dtype
 
 
 class RegressionTasks(NamedTuple):
@@ -167,7 +167,12 @@ def sample_gaussian_tasks(
     noise = float(check_number("noise_std", noise_std, "[0, inf)"))
     weights = _correlated(rng.standard_normal((n_tasks, n_inputs), dtype=dtype), "cov_w", cov_w)
     x = _correlated(rng.standard_normal((n_tasks, n_context + 1, n_inputs), dtype=dtype), "cov_x", cov_x)
-    y = (x @ weights[..., None])[..., 0] + noise * rng.standard_normal(x.shape[:-1], dtype=dtype)
+    return _scalar_tasks(x, weights, noise, rng)
+
+
+def _scalar_tasks(x: Array, weights: Array, noise: float, rng: np.random.Generator) -> ScalarTasks:
+    """Label the rows of `x`, the last of which is the query."""
+    y = (x @ weights[..., None])[..., 0] + noise * rng.standard_normal(x.shape[:-1], dtype=x.dtype.type)
     return ScalarTasks(x[:, :-1], y[:, :-1], x[:, -1], y[:, -1], weights)
 
 
@@ -187,6 +192,79 @@ def replace_targets(tasks: RegressionTasks, n_distractors: int, rng: np.random.G
     ranks = np.argsort(rng.random((*tasks.y.shape[:-2], 1, n_context)), axis=-1)
     noise = np.asarray(rng.standard_normal(tasks.y.shape), dtype=tasks.y.dtype)
     return tasks._replace(y=np.where(ranks < n_distractors, noise, tasks.y))
+
+
+def sample_ill_conditioned_tasks(
+    n_tasks: int,
+    n_inputs: int,
+    n_context: int,
+    condition_number: float,
+    rng: np.random.Generator,
+    noise_std: float = 0.0,
+) -> ScalarTasks:
+    r"""Linear tasks whose inputs have two scales, along directions that every task draws anew.
+
+    $x\sim N(0,\Sigma)$ with eigenvalues $\kappa$ (half of them, of an odd number the smaller half) and 1, all scaled so
+    that $\mathrm{tr}\,\Sigma=d$, and uniform eigenvectors; $w\sim N(0,I)$.
+
+    Parameters
+    ----------
+    n_tasks, n_inputs, n_context : int >= 1
+    condition_number : float >= 1
+        $\kappa$; at 1 the inputs are standard normal.
+    rng : numpy.random.Generator
+    noise_std : float >= 0
+        Of the context's and the query's targets.
+
+    Raises
+    ------
+    ValueError
+        If a size is below 1, the condition number is below 1 or the noise is negative.
+
+    Source: arXiv 2310.17086, Section 4.3, and the authors' sampler.
+    """
+    check_integer("n_tasks", n_tasks, 1)
+    check_integer("n_inputs", n_inputs, 1)
+    check_integer("n_context", n_context, 1)
+    condition_number = check_number("condition_number", condition_number, "[1, inf)")
+    noise = float(check_number("noise_std", noise_std, "[0, inf)"))
+    deviations = np.ones(n_inputs)
+    deviations[: n_inputs // 2] = np.sqrt(condition_number)
+    deviations *= np.sqrt(n_inputs / np.sum(deviations**2))
+    axes, triangle = np.linalg.qr(rng.standard_normal((n_tasks, n_inputs, n_inputs)))
+    # Uniform only with the signs that make the factorisation unique.
+    axes *= np.sign(np.diagonal(triangle, axis1=-2, axis2=-1))[:, None]
+    x = (rng.standard_normal((n_tasks, n_context + 1, n_inputs)) * deviations) @ np.swapaxes(axes, -1, -2)
+    return _scalar_tasks(x, rng.standard_normal((n_tasks, n_inputs)), noise, rng)
+
+
+def interleave_prompt(x: Array, y: Array, x_query: Array) -> Array:
+    r"""The prompt $x_1,(y_1,0,\dots,0),\dots,x_n,(y_n,0,\dots,0),x_{test}$ as columns.
+
+    Parameters
+    ----------
+    x : array, shape (..., n_context, n_inputs)
+    y : array, shape (..., n_context)
+    x_query : array, shape (..., n_inputs)
+
+    Returns
+    -------
+    array, shape (..., n_inputs, 2 n_context + 1)
+
+    Raises
+    ------
+    ValueError
+        If shapes do not fit or an entry is not finite.
+
+    Source: Garg et al., arXiv 2208.01066, and their code; arXiv 2310.17086, Section 3.
+    """
+    sizes = check_shapes(x=(x, "... n_context n_inputs"), y=(y, "... n_context"), x_query=(x_query, "... n_inputs"))
+    shape = (*sizes["..."], sizes["n_inputs"], 2 * sizes["n_context"] + 1)
+    prompt = np.zeros(shape, dtype=common_dtype(x, y, x_query))
+    prompt[..., :-1:2] = np.swapaxes(x, -1, -2)
+    prompt[..., 0, 1::2] = y
+    prompt[..., -1] = x_query
+    return prompt
 
 
 def _check_sampler(

@@ -5,7 +5,13 @@ import pytest
 import sympy
 
 from refimpl.oracle.spec import symbols
-from refimpl.primitives.least_squares import gradient_descent, least_squares_gradient, ols_weights, ridge_weights
+from refimpl.primitives.least_squares import (
+    gradient_descent,
+    induced_weights,
+    least_squares_gradient,
+    ols_weights,
+    ridge_weights,
+)
 
 
 @pytest.fixture
@@ -52,6 +58,14 @@ def test_float32_is_kept(problem: tuple[np.ndarray, np.ndarray]) -> None:
     x, y = (one.astype(np.float32) for one in problem)
     for weights in (ols_weights(x, y), ridge_weights(x, y, 0.5), gradient_descent(x, y, 3, 0.01)):
         assert weights.dtype == np.float32
+
+
+def test_induced_weights_of_a_linear_predictor_are_its_own() -> None:
+    rng = np.random.default_rng(3)
+    weights, queries = rng.standard_normal((2, 3)), rng.standard_normal((2, 7, 3))
+    np.testing.assert_allclose(induced_weights(queries, (queries @ weights[..., None])[..., 0]), weights, atol=1e-13)
+    with pytest.raises(ValueError, match="queries: expected at least d = 3 of them, got 2"):
+        induced_weights(queries[:, :2], np.ones((2, 2)))
 
 
 @pytest.mark.parametrize(
