@@ -40,6 +40,7 @@ def mathml(latex: str, display: bool = False) -> str:
             del node.attrib["mathvariant"]
             node.text = "".join(_letter(character, *_ALPHABETS[variant]) for character in node.text)
     _join_words(element)
+    _stretch_fences(element)
     left = [node.text for node in element.iter() if node.text and "\\" in node.text]
     if left:
         raise ValueError(f"LaTeX that does not convert: {left[0]} in {latex}")
@@ -78,6 +79,18 @@ def _join_words(element: ElementTree.Element) -> None:
                 parent.remove(child)
             else:
                 previous = child if upright else None
+
+
+def _stretch_fences(element: ElementTree.Element) -> None:
+    """Let the fences around a matrix grow with it; inside a longer row they would count as small signs."""
+    for parent in element.iter():
+        children = list(parent)
+        for index, child in enumerate(children):
+            if child.tag != "mtable":
+                continue
+            for neighbour, form in ((index - 1, "prefix"), (index + 1, "postfix")):
+                if 0 <= neighbour < len(children) and children[neighbour].tag == "mo":
+                    children[neighbour].attrib |= {"form": form, "stretchy": "true", "fence": "true"}
 
 
 def inline(text: str) -> str:
