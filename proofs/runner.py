@@ -18,7 +18,7 @@ import time
 import traceback
 from collections import Counter, deque
 from collections.abc import Generator, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, ProcessPoolExecutor, as_completed, wait
+from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from functools import cache
 from pathlib import Path
@@ -245,9 +245,11 @@ def run_on_dask(tasks: Sequence[Task], address: str) -> Generator[Result, None, 
         If the extra ``dask`` is missing.
     """
     import distributed
+    from distributed.comm import get_address_host_port
     from distributed.scheduler import KilledWorker
 
     try:
+        get_address_host_port(address)  # a client is slow to find that it makes no sense, and slower to close
         client = distributed.Client(address, timeout=10, set_as_default=False)
     except (OSError, ValueError) as error:
         raise ConnectionError(f"no Dask scheduler at {address}: {str(error) or type(error).__name__}") from error
@@ -255,18 +257,28 @@ def run_on_dask(tasks: Sequence[Task], address: str) -> Generator[Result, None, 
         executor = client.get_executor(pure=False)
         try:
             suspects = []
-            tasks_of = {executor.submit(decide, wanted): wanted for wanted in tasks}
-            for future in as_completed(tasks_of):
-                try:
-                    yield future.result()
-                except KilledWorker:
-                    suspects.append(tasks_of[future])
+            running = {executor.submit(decide, wanted): wanted for wanted in tasks}
+            while running:
+                done = wait(running, return_when=FIRST_COMPLETED).done
+                while done:
+                    future = done.pop()
+                    wanted = running.pop(future)
+                    try:
+                        result = future.result()
+                    except KilledWorker:
+                        suspects.append(wanted)
+                        continue
+                    finally:
+                        # As long as a future is held, Dask computes its result again if the worker that has it dies.
+                        del future
+                    yield result
             # Dask counts a death against every claim that waited on the worker. Alone, it is one claim's own.
             for wanted in suspects:
                 try:
-                    yield executor.submit(decide, wanted).result()
+                    result = executor.submit(decide, wanted).result()
                 except KilledWorker as error:
-                    yield _result(wanted, _no_outcome("error", str(error)), 0.0)
+                    result = _result(wanted, _no_outcome("error", f"its workers died of it: {error}"), 0.0)
+                yield result
         except CancelledError:
             raise ConnectionError(f"lost the Dask scheduler at {address}") from None
         finally:

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from refimpl.cli.common import UsageError, did_you_mean, file_errors
+from refimpl.cli.common import UsageError, file_errors
 
 if TYPE_CHECKING:
     from refimpl.oracle.spec import Spec
@@ -40,7 +40,7 @@ def add(commands: Any) -> None:
 def run(arguments: argparse.Namespace) -> int:
     from refimpl import oracle
 
-    spec = find_spec(arguments.spec)
+    spec = named_spec(arguments.spec)
     candidate = _load("candidate", arguments.candidate)
     vjp = _load("--vjp", arguments.vjp) if arguments.vjp else None
     for path in (arguments.json, arguments.save):
@@ -71,15 +71,14 @@ def run(arguments: argparse.Namespace) -> int:
     return 0 if report.passes else 1
 
 
-def find_spec(name: str) -> Spec:
+def named_spec(name: str) -> Spec:
     """The spec of this name."""
     from refimpl import oracle
 
-    specs = oracle.specs()
-    if name not in specs:
-        same = [one for one in specs if one.rpartition("/")[2] == name.rpartition("/")[2]]
-        raise UsageError(f"no spec {name!r}; {did_you_mean(name, specs, same)}")
-    return specs[name]
+    try:
+        return oracle.find_spec(name)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
 
 
 def _load(what: str, name: str) -> Callable[..., Any]:

@@ -6,7 +6,7 @@ import argparse
 from typing import Any
 
 from refimpl.cli.common import UsageError, file_errors
-from refimpl.cli.compare import find_spec
+from refimpl.cli.compare import named_spec
 
 
 def add(commands: Any) -> None:
@@ -34,7 +34,7 @@ def write(arguments: argparse.Namespace) -> int:
     from refimpl import oracle
     from refimpl.oracle import vectors
 
-    chosen = [find_spec(name) for name in arguments.spec or oracle.specs()]
+    chosen = [named_spec(name) for name in arguments.spec or oracle.all_specs()]
     dtypes = arguments.dtype or ["float64", "float32", "float16"]
     with file_errors(arguments.directory):
         try:

@@ -100,7 +100,7 @@ def gradient_descent(
 
 
 def induced_weights(queries: Array, predictions: Array) -> Array:
-    r"""The linear weights $(\tilde X^\top\tilde X)^{-1}\tilde X^\top\tilde Y$ that fit a predictor's answers best (LAPACK).
+    r"""The linear weights $(\tilde X^\top\tilde X)^{-1}\tilde X^\top\tilde Y$ that fit a predictor's answers (LAPACK).
 
     Of a predictor that is linear in the query these are its own weights, whatever the queries.
 

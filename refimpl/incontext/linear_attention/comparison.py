@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from refimpl.incontext.linear_attention.gradient_descent import apply_linear, gradient_descent
+from refimpl.incontext.linear_attention.descent import apply_linear, gradient_descent
 from refimpl.incontext.linear_attention.plus_plus import gd_plus_plus_step, initial_state
 from refimpl.incontext.linear_attention.training import Prompts, predict_vjp
 from refimpl.primitives.checks import check_integer, check_number, check_shapes

@@ -5,11 +5,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from refimpl.incontext.linear_attention.gradient_descent import (
-    apply_linear,
-    check_rates,
-    gradient_descent_weights,
-)
+from refimpl.incontext.linear_attention.construction import gradient_descent_weights
+from refimpl.incontext.linear_attention.descent import apply_linear, check_rates
 from refimpl.primitives.checks import check_integer, check_number, check_shapes
 from refimpl.primitives.linear_self_attention import LinearAttentionWeights
 from refimpl.primitives.numbers import Array, common_dtype, transpose

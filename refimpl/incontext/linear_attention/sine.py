@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from refimpl.incontext.linear_attention.gradient_descent import gradient_descent_weights
+from refimpl.incontext.linear_attention.construction import gradient_descent_weights
 from refimpl.incontext.linear_attention.training import Prompts, half_mean_square, initial_weights, read_query
 from refimpl.primitives.checks import check_integer, check_number, check_shapes, checked
 from refimpl.primitives.layers import Linear, linear_vjp, mlp_vjp

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from refimpl.incontext.linear_attention.gradient_descent import gradient_descent_weights
+from refimpl.incontext.linear_attention.construction import gradient_descent_weights
 from refimpl.primitives.attention import softmax_attention, softmax_attention_vjp
 from refimpl.primitives.checks import check_integer, check_number
 from refimpl.primitives.linear_self_attention import (
