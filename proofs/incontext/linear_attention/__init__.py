@@ -4,6 +4,6 @@ Most of the constructions are proved on blocks: the shipped weights and the ship
 entries are matrices of any size, so that one computation covers all numbers of inputs, outputs and context points.
 """
 
-from proofs.incontext.linear_attention import copying, gradient_descent, kernel, plus_plus, softmax, trained
+from proofs.incontext.linear_attention import construction, copying, kernel, plus_plus, population, softmax, trained
 
-__all__ = ["copying", "gradient_descent", "kernel", "plus_plus", "softmax", "trained"]
+__all__ = ["construction", "copying", "kernel", "plus_plus", "population", "softmax", "trained"]

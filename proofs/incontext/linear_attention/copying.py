@@ -7,7 +7,7 @@ import numpy as np
 import sympy
 from hypothesis import strategies as st
 
-from proofs.incontext.linear_attention.gradient_descent import ETA, N, X, descent_rounding, over, x
+from proofs.incontext.linear_attention.construction import ETA, N, X, descent_rounding, over, x
 from proofs.ledger import Control, Evidence, claim, equal, within
 from proofs.properties import for_all
 from proofs.symbolic import block, blocks, scalar, vanishes
@@ -23,7 +23,7 @@ from refimpl.incontext.linear_attention import (
     softmax_self_attention,
 )
 from refimpl.oracle.spec import Arguments, real_arrays
-from refimpl.oracle.specs.incontext.linear_attention.gradient_descent import FRACTIONS, stable_rate
+from refimpl.oracle.specs.incontext.linear_attention.construction import FRACTIONS, stable_rate
 
 Copy = Callable[..., LinearAttentionWeights]
 

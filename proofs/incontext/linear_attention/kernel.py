@@ -7,7 +7,7 @@ import numpy as np
 import sympy
 from hypothesis import strategies as st
 
-from proofs.incontext.linear_attention.gradient_descent import ETA, N, Y, descent_rounding, one_block, over
+from proofs.incontext.linear_attention.construction import ETA, N, Y, descent_rounding, one_block, over
 from proofs.ledger import Control, Evidence, at_most, claim, holds
 from proofs.properties import for_all
 from proofs.symbolic import block, blocks, induction, sum_is, vanishes
@@ -26,7 +26,7 @@ from refimpl.incontext.linear_attention import (
     stack_forward,
 )
 from refimpl.oracle.spec import real_arrays
-from refimpl.oracle.specs.incontext.linear_attention.gradient_descent import FRACTIONS, prompts, stable_rate
+from refimpl.oracle.specs.incontext.linear_attention.construction import FRACTIONS, prompts, stable_rate
 from refimpl.primitives.layers import Linear
 from refimpl.primitives.numbers import Array, transpose
 

@@ -9,7 +9,7 @@ import numpy as np
 import sympy
 from hypothesis import strategies as st
 
-from proofs.incontext.linear_attention.gradient_descent import (
+from proofs.incontext.linear_attention.construction import (
     ETA,
     ROUNDOFF,
     W0,
@@ -45,7 +45,7 @@ from refimpl.incontext.linear_attention import (
     stack_forward,
 )
 from refimpl.oracle.spec import Arguments
-from refimpl.oracle.specs.incontext.linear_attention.gradient_descent import FRACTIONS, largest_eigenvalue, prompts
+from refimpl.oracle.specs.incontext.linear_attention.construction import FRACTIONS, largest_eigenvalue, prompts
 from refimpl.oracle.specs.incontext.linear_attention.plus_plus import predict_arguments
 from refimpl.primitives.numbers import Array, transpose
 from refimpl.tasks.linear_regression import sample_linear_tasks, uniform_moments

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import sympy
 
-from proofs.incontext.linear_attention.gradient_descent import ETA, ROUNDOFF, started_prompts
+from proofs.incontext.linear_attention.construction import ETA, ROUNDOFF, started_prompts
 from proofs.ledger import Control, Evidence, at_least, claim, within
 from proofs.properties import for_all
 from proofs.symbolic import array, scalar, vanishes

@@ -31,8 +31,9 @@ $m(x)$, $k(x,x')$       ``mlp_features, kernel``            ``(..., n_context, n
 $T=2N+1$                ``n_tokens``, raw sequence
 ======================  ==================================  =======================================================
 
-The parts, in the paper's order: :mod:`.gradient_descent` (Section 2), :mod:`.plus_plus` (Section 3, A.10),
-:mod:`.kernel` (A.8), :mod:`.softmax` (A.9), :mod:`.copying` (A.5); then what is trained: :mod:`.training` (A.12),
+The parts, in the paper's order: :mod:`.descent` (the inner problem) and :mod:`.construction` (Section 2),
+:mod:`.population` and :mod:`.plus_plus` (Section 3, A.10), :mod:`.copying` (A.5), :mod:`.kernel` (A.8), :mod:`.softmax`
+(A.9); then what is trained: :mod:`.training` (A.12),
 :mod:`.comparison` with gradient descent (A.3, A.6), :mod:`.variants` of the layer (A.9, A.11), :mod:`.sine` (A.7).
 The layer itself is :func:`refimpl.primitives.linear_self_attention.linear_self_attention`.
 """
@@ -52,21 +53,19 @@ from refimpl.incontext.linear_attention.comparison import (
     rescale_weights,
     transformer_response,
 )
-from refimpl.incontext.linear_attention.copying import copy_layer_weights, interleave_tokens
-from refimpl.incontext.linear_attention.gradient_descent import (
-    LEARNING_RATE_GRID,
-    apply_linear,
-    gradient_descent,
+from refimpl.incontext.linear_attention.construction import (
     gradient_descent_weights,
-    gradient_step,
-    inner_loss,
-    line_search_learning_rate,
     make_tokens,
-    one_step_population_loss,
-    optimal_learning_rate,
     read_prediction,
     stack_forward,
     stack_forward_vjp,
+)
+from refimpl.incontext.linear_attention.copying import copy_layer_weights, interleave_tokens
+from refimpl.incontext.linear_attention.descent import (
+    apply_linear,
+    gradient_descent,
+    gradient_step,
+    inner_loss,
     transform_targets,
 )
 from refimpl.incontext.linear_attention.kernel import (
@@ -91,6 +90,12 @@ from refimpl.incontext.linear_attention.plus_plus import (
     gram_eigenvalues,
     initial_state,
     spectrum_condition_number,
+)
+from refimpl.incontext.linear_attention.population import (
+    LEARNING_RATE_GRID,
+    line_search_learning_rate,
+    one_step_population_loss,
+    optimal_learning_rate,
 )
 from refimpl.incontext.linear_attention.sine import (
     SineControl,

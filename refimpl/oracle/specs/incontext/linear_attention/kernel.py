@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from refimpl.incontext.linear_attention import kernel_gd_predict
 from refimpl.oracle.spec import Arguments, Relation, Spec, register, symbols
-from refimpl.oracle.specs.incontext.linear_attention.gradient_descent import (
+from refimpl.oracle.specs.incontext.linear_attention.construction import (
     FRACTIONS,
     prompts,
     stable_rate,

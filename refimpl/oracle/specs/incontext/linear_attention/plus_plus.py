@@ -15,7 +15,7 @@ from refimpl.incontext.linear_attention import (
     initial_state,
 )
 from refimpl.oracle.spec import Arguments, Relation, Spec, real_arrays, register, symbols
-from refimpl.oracle.specs.incontext.linear_attention.gradient_descent import (
+from refimpl.oracle.specs.incontext.linear_attention.construction import (
     CONTEXT,
     FRACTIONS,
     construction_arguments,

@@ -11,7 +11,7 @@ from refimpl.incontext.linear_attention import (
     softmax_self_attention_vjp,
 )
 from refimpl.oracle.spec import Arguments, Relation, Spec, register, symbols
-from refimpl.oracle.specs.incontext.linear_attention.gradient_descent import (
+from refimpl.oracle.specs.incontext.linear_attention.construction import (
     CONTEXT_REVERSED,
     random_layers,
     reflect,
