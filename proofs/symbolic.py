@@ -8,7 +8,7 @@ identity between them, :func:`induction` one over all depths, :func:`sum_is` one
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import sympy
@@ -37,9 +37,20 @@ def scalar(name: str, **assumptions: Any) -> sympy.Symbol:
     return sympy.Symbol(name, real=True, **assumptions)
 
 
-def block(name: str) -> sympy.Symbol:
-    """A non-commuting symbol: a matrix of any size."""
-    return sympy.Symbol(name, commutative=False)
+def block(name: str, kind: Literal["general", "symmetric", "column"] = "general") -> sympy.Symbol:
+    """A non-commuting symbol: a matrix of any size; a symmetric one, which is its own transpose; or a column of any
+    length, so that what stands between its transpose and another column is a number, a factor of a trace."""
+    kinds = {"general": sympy.Symbol, "symmetric": _SymmetricBlock, "column": _ColumnBlock}
+    return kinds[kind](name, commutative=False)
+
+
+class _SymmetricBlock(sympy.Symbol):
+    def _eval_transpose(self) -> sympy.Symbol:
+        return self
+
+
+class _ColumnBlock(sympy.Symbol):
+    is_column_block = True
 
 
 def blocks(rows: Sequence[Sequence[Any]]) -> Array:
@@ -90,6 +101,7 @@ def vanishes(
     if not entries:
         raise ValueError("difference: expected at least one entry")
     entries = [assume_orthogonal(assume_symmetric(entry, *symmetric), *orthogonal) for entry in entries]
+    symmetric = [*symmetric, *(s for entry in entries for s in entry.free_symbols if isinstance(s, _SymmetricBlock))]
     left = [entry for entry in map(_reduce, entries) if entry != 0]
     if not left:
         rng = np.random.default_rng(0)  # any points will do
@@ -194,6 +206,8 @@ def _draw(symbol: sympy.Symbol, size: int, symmetric: bool, orthogonal: bool, rn
         value = sympy.Integer(int(rng.integers(1, 6))) if symbol.is_integer else abs(rational())
         negative = symbol.is_nonpositive or (not symbol.is_nonnegative and rng.integers(2))
         return -value if negative else value
+    if isinstance(symbol, _ColumnBlock):  # in a square matrix, for all blocks have one size here
+        return sympy.Matrix(size, size, lambda i, j: 0 if j else rational())
     matrix = sympy.Matrix(size, size, lambda i, j: rational())
     if orthogonal:  # Cayley's transform of a skew matrix, of either determinant
         skew, identity = matrix - matrix.T, sympy.eye(size)

@@ -19,7 +19,6 @@ from typing import Any, NamedTuple
 
 import sympy
 
-from proofs.symbolic import assume_symmetric
 from refimpl.primitives.traces import canonical_word, split_term, trace_symbol
 
 Word = tuple[Any, ...]
@@ -30,8 +29,8 @@ Polynomial = dict[Monomial, Any]
 class Gaussian(NamedTuple):
     """A centred Gaussian block, independent of all others.
 
-    ``rows`` and ``columns`` are the covariances $R$ and $C$: a product of symmetric blocks, or for the identity its
-    size, a number or a commuting symbol. ``variance`` multiplies both.
+    ``rows`` and ``columns`` are the covariances $R$ and $C$: a symmetric block or a product of such, or for the
+    identity its size, a number or a commuting symbol. ``variance`` multiplies both.
     """
 
     block: sympy.Symbol
@@ -53,9 +52,7 @@ def expectation(expression: Any, *gaussians: Gaussian) -> sympy.Expr:
     polynomial = _parse(expression)
     for gaussian in gaussians:
         polynomial = _integrate(polynomial, gaussian)
-    covariances = [sympy.sympify(one) for gaussian in gaussians for one in (gaussian.rows, gaussian.columns)]
-    symmetric = {s for one in covariances for s in one.free_symbols if not s.is_commutative}
-    return sympy.expand(assume_symmetric(_assemble(polynomial), *symmetric))
+    return _assemble(polynomial)
 
 
 def at_identity(expression: Any, sizes: dict[sympy.Symbol, Any]) -> sympy.Expr:

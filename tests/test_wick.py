@@ -14,7 +14,8 @@ from proofs.wick import Gaussian, at_identity, expectation
 from refimpl.primitives.traces import trace_symbol
 
 Trace = trace_symbol()
-Z, Y, A, B, R, C, E = map(block, ("Z", "Y", "A", "B", "R", "C", "E"))
+Z, Y, A, B = map(block, ("Z", "Y", "A", "B"))
+R, C, E = (block(name, "symmetric") for name in ("R", "C", "E"))
 n, d, a = scalar("n"), scalar("d"), scalar("a")
 ROWS, COLUMNS = 2, 3
 

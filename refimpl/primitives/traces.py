@@ -57,10 +57,10 @@ def trace_symbol() -> Any:
                 coefficient, word = split_term(terms[0])
                 if coefficient == 0:
                     return sympy.Integer(0)
-                canonical = canonical_word(word)
-                if coefficient == 1 and sympy.Mul(*canonical) == expression:
+                first, *others = (sympy.Mul(*canonical_word(piece)) for piece in cut_at_numbers(word))
+                if coefficient == 1 and not others and first == expression:
                     return None
-                return coefficient * cls(sympy.Mul(*canonical))
+                return sympy.Mul(coefficient, cls(first), *map(cls, others))
             return sympy.Add(*(cls(term) for term in terms))
 
         def _eval_derivative(self, symbol: Any) -> Any:
@@ -85,6 +85,23 @@ def split_term(term: Any) -> tuple[Any, list[Any]]:
     if not word and coefficient != 0:
         raise ValueError(f"trace: expected blocks, got the number {term}, a multiple of an identity of unknown size")
     return coefficient, word
+
+
+def cut_at_numbers(word: list[Any]) -> list[list[Any]]:
+    """The word cut wherever a column is followed by the transpose of one: the pieces are numbers, and so factors."""
+
+    def is_column(factor: Any) -> bool:
+        return getattr(factor, "is_column_block", False)
+
+    def is_row(factor: Any) -> bool:
+        return bool(factor.args) and is_column(factor.args[0]) and not factor.is_Pow
+
+    ends = [i + 1 for i in range(len(word)) if is_column(word[i]) and is_row(word[(i + 1) % len(word)])]
+    if len(ends) < 2:
+        return [word]
+    rotated = word[ends[-1] :] + word[: ends[-1]]
+    starts = [0, *((end - ends[-1]) % len(word) for end in ends[:-1])]
+    return [rotated[i:j] for i, j in zip(starts, [*starts[1:], len(word)], strict=True)]
 
 
 def canonical_word(word: list[Any]) -> list[Any]:

@@ -65,6 +65,23 @@ def test_products_of_block_matrices() -> None:
     assert inner(batch, batch)[1, 0, 0] == Trace(T(S) * S) + Trace(T(Y) * Y)
 
 
+def test_a_symmetric_block_is_its_transpose() -> None:
+    symmetric = block("S", "symmetric")
+    assert T(symmetric) == symmetric
+    assert Trace(X * symmetric) == Trace(T(X) * symmetric)
+    assert vanishes(T(symmetric**-1 * X) - T(X) * symmetric**-1).holds
+    assert not vanishes(T(S) - S).holds
+
+
+def test_numbers_between_columns_are_factors() -> None:
+    u, v = block("u", "column"), block("v", "column")
+    assert Trace(T(u) * X * v * T(v) * Y * u) == Trace(T(u) * X * v) * Trace(T(v) * Y * u)
+    assert Trace(u * T(v) * u * T(v)) == Trace(T(v) * u) ** 2
+    assert Trace(X * u * T(v)) == Trace(T(v) * X * u)
+    assert vanishes(Trace(T(u) * X * v * T(u) * T(X) * v) - Trace(T(u) * X * v) * Trace(T(v) * X * u)).holds
+    assert not vanishes(Trace(T(u) * X * v) - Trace(T(v) * X * u)).holds
+
+
 def test_a_number_among_blocks_has_no_trace() -> None:
     with pytest.raises(ValueError, match="trace: expected blocks, got the number 1"):
         inner(blocks([[X, 0], [0, 1]]), blocks([[Y, 0], [0, 1]]))
