@@ -327,9 +327,20 @@ def load(papers: Sequence[Paper] = PAPERS) -> None:
 
 
 def claims(papers: Sequence[Paper] = PAPERS) -> list[Claim]:
-    """The claims of these papers, in the papers' order and each paper's own."""
+    """The claims of these papers, in the papers' order and within a paper by label: a paper in several modules enters
+    them in the order of its imports."""
     load(papers)
-    return [one for paper in papers for one in _CLAIMS.values() if one.paper == paper.slug]
+    return [
+        one
+        for paper in papers
+        for one in sorted((one for one in _CLAIMS.values() if one.paper == paper.slug), key=_label_order)
+    ]
+
+
+def _label_order(one: Claim) -> tuple[str, int, str]:
+    """LA2 before LA10, LA10 before LA10a."""
+    letters, number, suffix = re.findall(r"([A-Z]+)(\d+)(.*)", one.label)[0]
+    return letters, int(number), suffix
 
 
 def find(module: str, id: str) -> Claim:
