@@ -18,7 +18,8 @@ from refimpl.primitives.numbers import Array, absolute, common_dtype
 Rows = Sequence[int]
 
 
-def _check_rows(name: str, rows: Any, n_rows: int, length: int | None = None) -> None:
+def check_rows(name: str, rows: Any, n_rows: int, length: int | None = None) -> None:
+    """Raise ``ValueError`` unless these are rows from 0 to n_rows - 1, all different, and as many as expected."""
     if isinstance(rows, str) or not isinstance(rows, Sequence | np.ndarray) or not len(rows):
         raise ValueError(f"{name}: expected a sequence of at least one row, got {rows!r:.80}")
     if length is not None and len(rows) != length:
@@ -52,8 +53,8 @@ def _check_mov(
     for one, other in zip(sources, targets, strict=True):
         if other < one:
             raise ValueError(f"target: expected a column not before its source {one}, got {other}")
-    _check_rows("rows_from", rows_from, n_rows)
-    _check_rows("rows_to", rows_to, n_rows, len(rows_from))
+    check_rows("rows_from", rows_from, n_rows)
+    check_rows("rows_to", rows_to, n_rows, len(rows_from))
 
 
 @checked(_check_mov)
@@ -87,9 +88,9 @@ def mov(
 def _check_mul(hidden: Array, a: int, b: int, c: int, rows_a: Rows, rows_b: Rows, rows_out: Rows) -> None:
     check_shapes(hidden=(hidden, "... n_rows n_columns"))
     a, b, c = (check_integer(name, size, 1) for name, size in (("a", a), ("b", b), ("c", c)))
-    _check_rows("rows_a", rows_a, hidden.shape[-2], a * b)
-    _check_rows("rows_b", rows_b, hidden.shape[-2], b * c)
-    _check_rows("rows_out", rows_out, hidden.shape[-2], a * c)
+    check_rows("rows_a", rows_a, hidden.shape[-2], a * b)
+    check_rows("rows_b", rows_b, hidden.shape[-2], b * c)
+    check_rows("rows_out", rows_out, hidden.shape[-2], a * c)
 
 
 @checked(_check_mul)
@@ -122,8 +123,8 @@ def mul(hidden: Array, a: int, b: int, c: int, rows_a: Rows, rows_b: Rows, rows_
 
 def _check_div(hidden: Array, rows: Rows, denom_row: int, rows_out: Rows) -> None:
     check_shapes(hidden=(hidden, "... n_rows n_columns"))
-    _check_rows("rows", rows, hidden.shape[-2])
-    _check_rows("rows_out", rows_out, hidden.shape[-2], len(rows))
+    check_rows("rows", rows, hidden.shape[-2])
+    check_rows("rows_out", rows_out, hidden.shape[-2], len(rows))
     check_integer("denom_row", denom_row, 0, hidden.shape[-2] - 1)
     if np.any(hidden[..., denom_row, :] == 0):
         raise ValueError(f"hidden: expected no zero in the row of the denominator, {denom_row}")
@@ -158,9 +159,9 @@ def _check_aff(
     check_shapes(hidden=(hidden, "... n_rows n_columns"))
     if bias is not None:
         check_shapes(w1=(w1, "n_out n_a"), bias=(bias, "n_out"))
-    _check_rows("rows_a", rows_a, hidden.shape[-2], sizes["n_a"])
-    _check_rows("rows_b", rows_b, hidden.shape[-2], sizes["n_b"])
-    _check_rows("rows_out", rows_out, hidden.shape[-2], sizes["n_out"])
+    check_rows("rows_a", rows_a, hidden.shape[-2], sizes["n_a"])
+    check_rows("rows_b", rows_b, hidden.shape[-2], sizes["n_b"])
+    check_rows("rows_out", rows_out, hidden.shape[-2], sizes["n_out"])
 
 
 @checked(_check_aff)

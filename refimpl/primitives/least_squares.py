@@ -6,6 +6,7 @@ The loss is $\frac12\|Xw-y\|^2+\frac\rho2\|w\|^2$, a **sum** over examples: a ra
 import numpy as np
 
 from refimpl.primitives.checks import check_integer, check_number, check_shapes
+from refimpl.primitives.linear_systems import solve
 from refimpl.primitives.numbers import Array, transpose
 
 
@@ -31,7 +32,7 @@ def ols_weights(x: Array, y: Array) -> Array:
 
 
 def ridge_weights(x: Array, y: Array, penalty: float) -> Array:
-    r"""$(X^\top X+\rho I)^{-1}X^\top y$ (LAPACK: floats only).
+    r"""$(X^\top X+\rho I)^{-1}X^\top y$.
 
     Parameters
     ----------
@@ -52,7 +53,7 @@ def ridge_weights(x: Array, y: Array, penalty: float) -> Array:
     sizes = check_shapes(x=(x, "... n d"), y=(y, "... n"))
     penalty = check_number("penalty", penalty, "(0, inf)")
     gram = transpose(x) @ x + penalty * np.eye(sizes["d"], dtype=x.dtype)
-    return np.linalg.solve(gram, transpose(x) @ y[..., None])[..., 0]
+    return solve(gram, transpose(x) @ y[..., None])[..., 0]
 
 
 def least_squares_gradient(weights: Array, x: Array, y: Array) -> Array:

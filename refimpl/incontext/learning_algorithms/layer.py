@@ -1,0 +1,218 @@
+r"""The transformer layer that all constructions live in (Eq. 1 and 2), tokens as columns.
+
+Causal softmax attention without $1/\sqrt d$, its output matrices summed over heads, then an MLP, each with a skip. The
+softmax may also see an imaginary token of logit and value 0, a *sink*, so that attending to nothing is possible:
+$\operatorname{softmax}_1(s)_j=e^{s_j}/(1+\sum_ke^{s_k})$.
+"""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from refimpl.primitives.activations import check_activation
+from refimpl.primitives.attention import (
+    Mask,
+    MultiHeadAttention,
+    causal_mask,
+    softmax_attention,
+    softmax_attention_vjp,
+)
+from refimpl.primitives.checks import check_shapes, checked
+from refimpl.primitives.layers import Linear
+from refimpl.primitives.normalization import layer_norm, layer_norm_vjp
+from refimpl.primitives.numbers import Array
+
+
+class LayerParams(NamedTuple):
+    """A layer; without ``attention`` or ``mlp``, that part is the identity.
+
+    ``attention.output`` holds the column blocks of $W^F$, one a head; ``mlp`` is $(W_1,\\beta_1)$ and $(W_2,\\beta_2)$.
+    """
+
+    attention: MultiHeadAttention | None = None
+    mlp: tuple[Linear, Linear] | None = None
+
+
+def _check_layer(
+    hidden: Array, params: LayerParams, use_layernorm: bool = False, sink: bool = True, activation: str = "gelu"
+) -> None:
+    shapes = {"hidden": (hidden, "... n_rows n_columns")}
+    if params.attention is not None:
+        for name, matrix in zip(MultiHeadAttention._fields, params.attention, strict=True):
+            size = {"value": "d_value", "output": "d_value"}.get(name, "d_key")
+            shape = f"n_heads n_rows {size}" if name == "output" else f"n_heads {size} n_rows"
+            shapes[f"params.attention.{name}"] = (matrix, shape)
+    if params.mlp is not None:
+        for index, (inputs, outputs) in enumerate((("n_rows", "n_hidden"), ("n_hidden", "n_rows"))):
+            shapes[f"params.mlp[{index}].weight"] = (params.mlp[index].weight, f"{outputs} {inputs}")
+            shapes[f"params.mlp[{index}].bias"] = (params.mlp[index].bias, outputs)
+    check_shapes(**shapes)
+    check_activation("activation", activation)
+
+
+@checked(_check_layer)
+def transformer_layer(
+    hidden: Array, params: LayerParams, use_layernorm: bool = False, sink: bool = True, activation: str = "gelu"
+) -> Array:
+    r"""$x_i=h_i+W^F[b^1_i;\dots;b^M_i]$, then $x_i+W_2\,g(W_1\lambda(x_i)+\beta_1)+\beta_2$.
+
+    Here $b^m_i=\sum_{j\le i}\operatorname{softmax}_j\big((W^Q_mh_i)^\top(W^K_mh_j)\big)W^V_mh_j$.
+
+    Parameters
+    ----------
+    hidden : array, shape (..., n_rows, n_columns)
+        Columns are time steps.
+    params : LayerParams
+    use_layernorm : bool
+        $\lambda$ is the layer norm over the rows without affine part and without $\epsilon$, or the identity.
+    sink : bool
+        Let every softmax see a token of logit and value 0.
+    activation : name in ``ACTIVATIONS``
+        $g$: "gelu", or "gelu_tanh" for the approximation that the paper displays.
+
+    Returns
+    -------
+    array, shape (..., n_rows, n_columns)
+
+    Raises
+    ------
+    ValueError
+        If shapes do not fit, an entry is not finite, the activation is unknown, or a column is constant where it is to
+        be normalised (0/0).
+
+    Source: arXiv 2211.15661, Eq. 1 and 2, and Appendix C for the sink and the place of the norm.
+    """
+    columns, shape = _flatten(hidden)
+    return _unflatten(layer_forward(columns, params, shape[-1], use_layernorm, sink, activation), shape)
+
+
+@checked(_check_layer)
+def transformer_layer_vjp(
+    hidden: Array, params: LayerParams, use_layernorm: bool = False, sink: bool = True, activation: str = "gelu"
+) -> tuple[Array, Callable[[Array], tuple[Array, LayerParams]]]:
+    """:func:`transformer_layer` and its pullback ``cotangent -> (hidden, params)``."""
+    columns, shape = _flatten(hidden)
+    x, pull_attention = _attention_vjp(columns, params.attention, shape[-1], sink)
+    output, pull_mlp = _mlp_vjp(x, params.mlp, use_layernorm, activation)
+
+    def pullback(cotangent: Array) -> tuple[Array, LayerParams]:
+        to_x, to_mlp = pull_mlp(_flatten(cotangent)[0])
+        to_hidden, to_attention = pull_attention(to_x)
+        return _unflatten(to_hidden, shape), LayerParams(to_attention, to_mlp)
+
+    return _unflatten(output, shape), pullback
+
+
+# --- columns of all batch entries side by side, (n_rows, n_batch * n_columns): one matrix product for the whole batch ---
+
+
+def _flatten(hidden: Array) -> tuple[Array, tuple[int, ...]]:
+    return np.moveaxis(hidden, -2, 0).reshape(hidden.shape[-2], -1), hidden.shape
+
+
+def _unflatten(columns: Array, shape: tuple[int, ...]) -> Array:
+    return np.ascontiguousarray(np.moveaxis(columns.reshape(shape[-2], *shape[:-2], shape[-1]), 0, -2))
+
+
+def layer_forward(
+    columns: Array, params: LayerParams, n_columns: int, use_layernorm: bool, sink: bool, activation: str
+) -> Array:
+    """:func:`transformer_layer` on (n_rows, n_batch * n_columns); arguments unchecked."""
+    x = columns
+    if params.attention is not None:
+        heads = [_split(_stack(w) @ x, len(w), n_columns) for w in params.attention[:3]]
+        query, key, value = _with_sink(*heads) if sink else heads
+        attended = softmax_attention.unchecked(query, key, value, _mask(n_columns, sink), 1)
+        x = x + _stack_inputs(params.attention.output) @ _merge(attended)
+    if params.mlp is not None:
+        first, second = params.mlp
+        units = first.weight @ (_normalized(x) if use_layernorm else x)
+        units += first.bias[:, None]  # type: ignore[index]
+        x = x + second.weight @ check_activation("activation", activation).function(units)
+        x += second.bias[:, None]  # type: ignore[index]
+    return x
+
+
+def _normalized(columns: Array) -> Array:
+    return layer_norm(columns.T, epsilon=0).T
+
+
+def _attention_vjp(
+    x: Array, weights: MultiHeadAttention | None, n_columns: int, sink: bool
+) -> tuple[Array, Callable[[Array], tuple[Array, MultiHeadAttention | None]]]:
+    if weights is None:
+        return x, lambda cotangent: (cotangent, None)
+    heads = [_split(_stack(w) @ x, len(w), n_columns) for w in weights[:3]]
+    query, key, value = _with_sink(*heads) if sink else heads
+    attended, pull_attended = softmax_attention_vjp.unchecked(query, key, value, _mask(n_columns, sink), 1)
+    merged, output = _merge(attended), _stack_inputs(weights.output)
+
+    def pullback(cotangent: Array) -> tuple[Array, MultiHeadAttention]:
+        to_output = (cotangent @ merged.T).reshape(len(cotangent), len(weights.output), -1).swapaxes(0, 1)
+        to_heads = pull_attended(_split(output.T @ cotangent, len(weights.output), n_columns))
+        to_x, to_weights = cotangent, []
+        for w, to_head in zip(weights[:3], to_heads, strict=True):
+            to_projected = _merge(to_head[..., :n_columns, :])
+            to_x = to_x + _stack(w).T @ to_projected
+            to_weights.append((to_projected @ x.T).reshape(w.shape))
+        return to_x, MultiHeadAttention(*to_weights, to_output)
+
+    return x + output @ merged, pullback
+
+
+def _mlp_vjp(
+    x: Array, layers: tuple[Linear, Linear] | None, use_layernorm: bool, activation: str
+) -> tuple[Array, Callable[[Array], tuple[Array, tuple[Linear, Linear] | None]]]:
+    if layers is None:
+        return x, lambda cotangent: (cotangent, None)
+    first, second = layers
+    if use_layernorm:
+        rows, pull_norm = layer_norm_vjp(x.T, epsilon=0)
+    inputs = rows.T if use_layernorm else x
+    function = check_activation("activation", activation).vjp
+    units, pull_units = function(first.weight @ inputs + first.bias[:, None])  # type: ignore[index]
+
+    def pullback(cotangent: Array) -> tuple[Array, tuple[Linear, Linear]]:
+        to_second = Linear(cotangent @ units.T, cotangent.sum(axis=1))
+        (to_units,) = pull_units(second.weight.T @ cotangent)
+        to_first = Linear(to_units @ inputs.T, to_units.sum(axis=1))
+        to_inputs = first.weight.T @ to_units
+        if use_layernorm:
+            to_inputs = pull_norm(to_inputs.T)[0].T
+        return cotangent + to_inputs, (to_first, to_second)
+
+    return x + second.weight @ units + second.bias[:, None], pullback  # type: ignore[index]
+
+
+def _mask(n_columns: int, sink: bool) -> Mask:
+    mask = causal_mask(n_columns)
+    return np.concatenate([mask, np.ones((n_columns, 1), dtype=bool)], axis=1) if sink else mask
+
+
+def _with_sink(query: Array, key: Array, value: Array) -> tuple[Array, Array, Array]:
+    """Keys and values with one more token of zeros."""
+    return query, *(np.concatenate([x, 0 * x[..., :1, :]], axis=-2) for x in (key, value))
+
+
+def _stack(matrices: Array) -> Array:
+    """The heads' matrices on top of one another: (n_heads, d_head, n_rows) -> (n_heads * d_head, n_rows)."""
+    return matrices.reshape(-1, matrices.shape[-1])
+
+
+def _stack_inputs(matrices: Array) -> Array:
+    """$W^F$ from its column blocks: (n_heads, n_rows, d_value) -> (n_rows, n_heads * d_value)."""
+    return matrices.swapaxes(0, 1).reshape(matrices.shape[1], -1)
+
+
+def _split(projected: Array, n_heads: int, n_columns: int) -> Array:
+    """(n_heads * d_head, n_batch * n_columns) -> (n_batch, n_heads, n_columns, d_head)."""
+    d_head, n_batch = len(projected) // n_heads, math.prod(projected.shape[1:]) // n_columns
+    return projected.reshape(n_heads, d_head, n_batch, n_columns).transpose(2, 0, 3, 1)
+
+
+def _merge(heads: Array) -> Array:
+    """(n_batch, n_heads, n_columns, d_head) -> (n_heads * d_head, n_batch * n_columns)."""
+    n_batch, n_heads, n_columns, d_head = heads.shape
+    return heads.transpose(1, 3, 0, 2).reshape(n_heads * d_head, n_batch * n_columns)
