@@ -70,9 +70,9 @@ class Contracted:
 
     def __init__(self, spec: Spec, arguments: Arguments, cotangent: Any) -> None:
         self.reference = spec.reference
-        self.names = differentiable(arguments)
+        self.names = spec.varied(arguments)
         self.dtype, self.h = (np.float64, 1e-3) if spec.symbols is None else (np.longdouble, 1e-5)
-        self.arguments = cast(arguments, self.names, self.dtype)
+        self.arguments = cast(arguments, differentiable(arguments), self.dtype)
         self.cotangent = tree_map(lambda leaf: np.asarray(leaf, self.dtype), cotangent)
 
     def __call__(self, name: str, direction: Any, step: float) -> Any:
@@ -110,7 +110,7 @@ def unit(direction: Any) -> Any:
 def check_numerically(spec: Spec, arguments: Arguments, rng: np.random.Generator) -> None:
     """Raise ``AssertionError`` unless the pullback agrees with directional derivatives."""
     assert spec.vjp is not None
-    names = differentiable(arguments)
+    names = spec.varied(arguments)
     cotangent = random_like(spec.reference(**arguments), rng)
     for _ in range(5):
         line = Contracted(spec, arguments, cotangent)
@@ -136,7 +136,7 @@ def check_symbolically(spec: Spec) -> None:
     assert spec.vjp is not None
     assert spec.symbols is not None
     arguments = spec.symbols()
-    names = differentiable(arguments)
+    names = spec.varied(arguments)
     output, pullback = spec.vjp(**arguments)
     expected = spec.reference(**arguments)
     differences = [np.reshape(a - b, -1) for a, b in zip(leaves(output), leaves(expected), strict=True)]
@@ -162,11 +162,11 @@ def off_kinks(expressions: Any) -> Any:
 def check_conventions(spec: Spec, arguments: Arguments, rng: np.random.Generator) -> None:
     """Raise ``AssertionError`` unless trees, shapes and dtypes are kept, inputs unchanged and results repeatable."""
     assert spec.vjp is not None
-    names = differentiable(arguments)
+    names = spec.varied(arguments)
     order = [name for name in inspect.signature(spec.reference).parameters if name in arguments]
     assert list(arguments) == order, f"{spec.name}: arguments {list(arguments)}, not in the signature's order"
     for dtype in (np.float64, np.float32, np.longdouble)[: 2 if spec.symbols is None else 3]:
-        frozen = cast(arguments, names, dtype)
+        frozen = cast(arguments, differentiable(arguments), dtype)
         cotangent = random_like(spec.reference(**frozen), rng)
         for leaf in leaves([list(frozen.values()), cotangent]):
             if isinstance(leaf, np.ndarray):

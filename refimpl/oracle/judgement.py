@@ -20,7 +20,7 @@ import numpy as np
 
 from refimpl.oracle.cases import named_leaves
 from refimpl.oracle.precision import ROUNDOFF, SMALLEST_NORMAL, cast, neighbour, round_leaf, truth_dtype
-from refimpl.oracle.spec import Arguments, Spec, differentiable
+from refimpl.oracle.spec import Arguments, Spec
 from refimpl.primitives.numbers import Array
 from refimpl.primitives.trees import leaves, tree_map
 
@@ -120,7 +120,7 @@ class GradientCall:
         assert spec.vjp is not None
         self.vjp = spec.vjp
         self.dtype = dtype
-        self.names = differentiable(expected.arguments)
+        self.names = spec.varied(expected.arguments)
         drawn = iter([rng.standard_normal(value.shape) for value in expected.truth.values()])
         self.cotangent = tree_map(
             lambda leaf: np.asarray(round_leaf(np.asarray(next(drawn)), dtype), np.float64),

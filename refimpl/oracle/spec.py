@@ -43,6 +43,8 @@ class Spec:
     symbols : small arguments made of SymPy symbols, or None where the function needs LAPACK.
     relations : metamorphic relations.
     dtypes : the precisions in which a candidate may be judged.
+    constants : names of array arguments that the pullback leaves out, for their entries cannot vary one by one: a
+        covariance matrix stays symmetric.
     mistakes : wrong versions of the reference that people write, by ``(kind, description)``, beyond those that a
         diagnosis tries by itself: an off-by-one causal mask, a normaliser left out.
     """
@@ -54,7 +56,12 @@ class Spec:
     symbols: Callable[[], Arguments] | None = None
     relations: tuple[Relation, ...] = ()
     dtypes: tuple[str, ...] = ("float64", "float32", "float16", "bfloat16")
+    constants: tuple[str, ...] = ()
     mistakes: Mapping[tuple[str, str], Callable[..., Any]] = field(default_factory=dict)
+
+    def varied(self, arguments: Arguments) -> list[str]:
+        """The names of the arguments that the pullback returns cotangents for, in the order of the signature."""
+        return [name for name in differentiable(arguments) if name not in self.constants]
 
 
 _SPECS: dict[str, Spec] = {}
@@ -100,7 +107,7 @@ def is_differentiable(argument: Any) -> bool:
 
 
 def differentiable(arguments: Arguments) -> list[str]:
-    """The names of the arguments that a pullback returns cotangents for, in the order of the signature."""
+    """The names of the arguments that are arrays of real numbers, in the order of the signature."""
     return [name for name, value in arguments.items() if is_differentiable(value)]
 
 
