@@ -12,10 +12,10 @@ import sys
 from collections.abc import Sequence
 
 from refimpl import __version__
-from refimpl.cli import check, list, show
+from refimpl.cli import check, compare, list, report, show, vectors
 from refimpl.cli.common import UsageError
 
-COMMANDS = (list, show, check)
+COMMANDS = (list, show, check, compare, vectors, report)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

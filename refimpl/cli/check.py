@@ -17,6 +17,7 @@ from refimpl.catalogue import PAPERS
 from refimpl.cli.common import (
     UsageError,
     coloured,
+    cores,
     counted,
     file_errors,
     is_terminal,
@@ -43,7 +44,7 @@ def add(commands: Any) -> None:
     parser.add_argument("--method", choices=("symbolic", "property", "statistical", "experiment"), help="only these")
     parser.add_argument("--full", action="store_true", help="also claims that take long (or name them by their id)")
     where = parser.add_mutually_exclusive_group()
-    where.add_argument("-j", dest="jobs", type=_positive, default=_cores(), metavar="N", help="processes (%(default)s)")
+    where.add_argument("-j", dest="jobs", type=_positive, default=cores(), metavar="N", help="processes (%(default)s)")
     where.add_argument("--dask", metavar="ADDRESS", help="run on the Dask scheduler at this address, tcp://HOST:PORT")
     parser.add_argument("--resume", metavar="FILE", help="go on with the run that wrote this results file")
     parser.add_argument("--json", metavar="FILE", help="write the results to this file as claims end, one a line")
@@ -244,8 +245,3 @@ def _integer(text: str, least: int) -> int:
     if not text.isdecimal() or int(text) < least:
         raise argparse.ArgumentTypeError(f"expected an integer >= {least}, got {text!r}")
     return int(text)
-
-
-def _cores() -> int:
-    """The cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

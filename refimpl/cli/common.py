@@ -43,7 +43,7 @@ def select_claims(names: Sequence[str]) -> tuple[list[Claim], set[str]]:
     claims = ledger.claims([paper for paper in PAPERS if paper.slug in slugs])
     for name in names:
         if name in ids and name not in {one.id for one in claims}:
-            every = ledger.claims()
+            every = ledger.claims(PAPERS)
             same = [one.id for one in every if name.lower() in (one.id.lower(), one.label.lower())]
             hint = _did_you_mean(name, [*_known_names(), *(one.id for one in every)], same)
             raise UsageError(f"no paper, area or claim {name!r}; {hint}")
@@ -132,6 +132,11 @@ def coloured(text: str, colour: str) -> str:
     if not is_terminal() or os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
         return text
     return f"\033[{ {'red': 31, 'green': 32, 'yellow': 33}[colour] }m{text}\033[0m"
+
+
+def cores() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def relative(path: str) -> str:

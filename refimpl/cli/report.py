@@ -73,9 +73,7 @@ def _stored(path: str, papers: list[Paper]) -> dict[str, Result]:
 def _computed(papers: list[Paper], seed: int) -> dict[str, Result]:
     from proofs import ledger, runner
 
-    tasks = [
-        runner.task(one, paper, seed) for paper in papers for one in ledger.claims([paper]) if one.cost == "quick"
-    ]
+    tasks = [runner.task(one, paper, seed) for paper in papers for one in ledger.claims([paper]) if one.cost == "quick"]
     found: dict[str, Result] = {}
     for result in runner.run_on_this_machine(tasks, cores()):
         found[result["claim"]] = result

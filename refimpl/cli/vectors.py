@@ -20,7 +20,9 @@ def add(commands: Any) -> None:
     writing = actions.add_parser("write", help="write vectors into a folder")
     writing.add_argument("directory", metavar="DIR")
     writing.add_argument("--spec", action="append", metavar="SPEC", help="may be repeated; all specs by default")
-    writing.add_argument("--dtype", action="append", help="float64, float32 or float16; may be repeated; all by default")
+    writing.add_argument(
+        "--dtype", action="append", help="float64, float32 or float16; may be repeated; all by default"
+    )
     writing.add_argument("--seed", type=int, default=0, metavar="N")
     writing.add_argument("--cases", type=int, default=8, metavar="N", help="for each spec and dtype (default 8)")
     writing.set_defaults(run=write)
@@ -38,9 +40,7 @@ def write(arguments: argparse.Namespace) -> int:
     dtypes = arguments.dtype or ["float64", "float32", "float16"]
     with file_errors(arguments.directory):
         try:
-            written = vectors.write(
-                arguments.directory, chosen, dtypes, seed=arguments.seed, n_cases=arguments.cases
-            )
+            written = vectors.write(arguments.directory, chosen, dtypes, seed=arguments.seed, n_cases=arguments.cases)
         except ValueError as error:
             raise UsageError(str(error)) from None
     print(f"{len(written) - 1} files of vectors and their manifest in {arguments.directory}")
