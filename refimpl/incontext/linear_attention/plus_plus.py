@@ -281,15 +281,15 @@ def fit_gd_plus_plus(
     n_steps = check_integer("n_steps", n_steps, 1)
     n_context = check_integer("n_context", n_context, 1)
     learning_rate = check_number("learning_rate", learning_rate, "(0, inf)")
-    start = np.log([learning_rate] if plain else [learning_rate, learning_rate / n_context**2])
+    # Logarithms keep the scalars positive, and the optimal ones span orders of magnitude.
+    start = np.log([[learning_rate]] if plain else [[learning_rate], [learning_rate / n_context**2]])
 
-    def schedules(logarithms: Array) -> tuple[Array, Array]:
-        rows = np.exp(logarithms.reshape(len(start), -1))
-        rows = np.broadcast_to(rows, (len(start), n_steps))
-        return rows[0], np.zeros(n_steps) if plain else rows[1]
+    def schedules(logarithms: Array, depth: int) -> tuple[Array, Array]:
+        rows = np.broadcast_to(np.exp(logarithms.reshape(len(start), -1)), (len(start), depth))
+        return rows[0], np.zeros(depth) if plain else rows[1]
 
-    def objective(logarithms: Array) -> tuple[float, Array]:
-        rows = schedules(logarithms)
+    def objective(logarithms: Array, depth: int) -> tuple[float, Array]:
+        rows = schedules(logarithms, depth)
         loss, pullback = gd_plus_plus_population_loss_vjp(eigenvalues, *rows, n_context, second_moment)
         _, *to_rows = pullback(np.ones(()))
         gradient = np.stack(to_rows[: len(start)]) * np.stack(rows[: len(start)])
@@ -297,12 +297,19 @@ def fit_gd_plus_plus(
             gradient = gradient.sum(axis=1, keepdims=True)
         return float(np.log(loss)), gradient.reshape(-1) / loss
 
-    # Logarithms keep the scalars positive, and the optimal ones span orders of magnitude.
-    # Equal steps are a saddle of the untied loss: permuting the steps of plain gradient descent changes nothing.
-    begin = start[:, None] + (np.zeros(1) if tied else np.linspace(-1, 1, n_steps))
-    with np.errstate(over="ignore", invalid="ignore"):  # the line search may try steps that diverge
-        found = optimize.minimize(objective, begin.reshape(-1), jac=True, method="BFGS", options={"gtol": 1e-6})
-    return FittedScalars(*schedules(found.x), float(np.exp(found.fun)))
+    def minimum(begin: Array, depth: int) -> Any:
+        with np.errstate(over="ignore", invalid="ignore"):  # the line search may try steps that diverge
+            return optimize.minimize(objective, begin.reshape(-1), (depth,), "BFGS", True, options={"gtol": 1e-6})
+
+    if tied:
+        found = minimum(start, n_steps)
+    else:
+        # One more small step before the best of one step fewer: it descends from there, and equal steps would be a
+        # saddle, for the order of the steps of plain gradient descent does not matter.
+        found = minimum(start, 1)
+        for depth in range(2, n_steps + 1):
+            found = minimum(np.concatenate([start - 1 / 2, found.x.reshape(len(start), -1)], axis=1), depth)
+    return FittedScalars(*schedules(found.x, n_steps), float(np.exp(found.fun)))
 
 
 # --- curvature ---
