@@ -181,18 +181,19 @@ def _check_type(name: str, value: Any, wanted: Any) -> None:
     if is_typeddict(wanted):
         if not isinstance(value, dict):
             raise ValueError(f"{name or 'line'}: expected an object, got {_short(value)}")
-        fields = get_type_hints(wanted)
-        for missing in sorted(wanted.__required_keys__ - value.keys()):
-            raise ValueError(f"{name}{missing}: expected this field, got none")
+        fields, prefix = get_type_hints(wanted), f"{name}." if name else ""
+        for field in fields:
+            if field in wanted.__required_keys__ and field not in value:
+                raise ValueError(f"{prefix}{field}: expected this field, got none")
         for field, content in value.items():
             if field not in fields:
-                raise ValueError(f"{name}{field}: expected no such field")
-            _check_type(f"{name}{field}", content, fields[field])
+                raise ValueError(f"{prefix}{field}: expected no such field")
+            _check_type(f"{prefix}{field}", content, fields[field])
     elif origin is list:
         if not isinstance(value, list):
             raise ValueError(f"{name}: expected an array, got {_short(value)}")
         for index, entry in enumerate(value):
-            _check_type(f"{name}[{index}].", entry, get_args(wanted)[0])
+            _check_type(f"{name}[{index}]", entry, get_args(wanted)[0])
     elif origin is Literal:
         if value not in get_args(wanted):
             raise ValueError(f"{name}: expected one of {', '.join(get_args(wanted))}, got {_short(value)}")

@@ -103,22 +103,22 @@ def is_current(result: Result, wanted: Task) -> bool:
     return stored == (wanted.header["seed"], wanted.header["code"], environment())
 
 
-def decide(wanted: Task) -> Result:
-    """Run a claim and its controls in this process."""
+def decide(wanted: Task, elsewhere: bool = False) -> Result:
+    """Run a claim and its controls in this process; if that is `elsewhere`, its sources must be the same."""
     with _one_at_a_time:
         start = time.perf_counter()
         try:
-            outcome = _decide(wanted)
+            outcome = _decide(wanted, elsewhere)
         # Whatever a claim raises, even SystemExit, is its own result and must not end the run.
         except BaseException as error:
             outcome = _no_outcome("error", error)
         return _result(wanted, outcome, time.perf_counter() - start)
 
 
-def _decide(wanted: Task) -> dict[str, Any]:
+def _decide(wanted: Task, elsewhere: bool) -> dict[str, Any]:
     one = find(wanted.module, wanted.header["claim"])
-    if wanted.header["code"] != (here := code_version(one.paper, wanted.module)):
-        raise RuntimeError(f"the worker has other sources ({here}) than asked for ({wanted.header['code']})")
+    if elsewhere and wanted.header["code"] != (here := code_version(one.paper, wanted.module)):
+        raise RuntimeError(f"{platform.node()} has other sources ({here}) than this run ({wanted.header['code']})")
     if missing := missing_requirements(one):
         extras = ",".join(sorted({EXTRAS[module] for module in missing}))
         return _no_outcome("skipped", f"needs {', '.join(missing)}: pip install 'refimpl[{extras}]'")
@@ -253,34 +253,38 @@ def run_on_dask(tasks: Sequence[Task], address: str) -> Generator[Result, None, 
         client = distributed.Client(address, timeout=10, set_as_default=False)
     except (OSError, ValueError) as error:
         raise ConnectionError(f"no Dask scheduler at {address}: {str(error) or type(error).__name__}") from error
+
+    def collected(future: Future[Result], wanted: Task) -> tuple[Result, bool]:
+        """The result, and whether it is but the death of the workers."""
+        try:
+            return future.result(), False
+        except KilledWorker as error:
+            return _result(wanted, _no_outcome("error", f"its workers died: {error}"), 0.0), True
+        except CancelledError:
+            raise ConnectionError(f"lost the Dask scheduler at {address}") from None
+        except Exception as error:  # the worker could not even begin: it lacks refimpl, for one
+            return _result(wanted, _no_outcome("error", error), 0.0), False
+
     with client:
         executor = client.get_executor(pure=False)
         try:
             suspects = []
-            running = {executor.submit(decide, wanted): wanted for wanted in tasks}
+            running = {executor.submit(decide, wanted, elsewhere=True): wanted for wanted in tasks}
             while running:
                 done = wait(running, return_when=FIRST_COMPLETED).done
                 while done:
                     future = done.pop()
                     wanted = running.pop(future)
-                    try:
-                        result = future.result()
-                    except KilledWorker:
+                    result, died = collected(future, wanted)
+                    # As long as a future is held, Dask computes its result again if the worker that has it dies.
+                    del future
+                    if died:
                         suspects.append(wanted)
-                        continue
-                    finally:
-                        # As long as a future is held, Dask computes its result again if the worker that has it dies.
-                        del future
-                    yield result
+                    else:
+                        yield result
             # Dask counts a death against every claim that waited on the worker. Alone, it is one claim's own.
             for wanted in suspects:
-                try:
-                    result = executor.submit(decide, wanted).result()
-                except KilledWorker as error:
-                    result = _result(wanted, _no_outcome("error", f"its workers died of it: {error}"), 0.0)
-                yield result
-        except CancelledError:
-            raise ConnectionError(f"lost the Dask scheduler at {address}") from None
+                yield collected(executor.submit(decide, wanted, elsewhere=True), wanted)[0]
         finally:
             executor.shutdown(wait=False)
 
