@@ -95,12 +95,12 @@ def sample_linear_tasks(
     Raises
     ------
     ValueError
-        If a size is below 1 or a scale is not positive.
+        If a size is below 1, a scale is not positive, or the precision is another.
 
     Source: arXiv 2212.07677, Section 3 and Appendix A.12. The text says $a=1$, the authors' code and every reported
     number $a=1/2$.
     """
-    _check_sampler(n_tasks, n_inputs, n_context, n_outputs, input_scale, weight_scale)
+    _check_sampler(n_tasks, n_inputs, n_context, n_outputs, input_scale, weight_scale, dtype)
     unit = rng.random((n_tasks, n_inputs, n_context + 1), dtype=dtype)
     return _label((2 * unit - 1) * float(input_scale), n_outputs, float(weight_scale), rng)
 
@@ -122,7 +122,7 @@ def sample_out_of_distribution_tasks(
 
     Source: arXiv 2212.07677, Section 3 and Figure 6.
     """
-    _check_sampler(n_tasks, n_inputs, n_context, n_outputs, input_scale, weight_scale)
+    _check_sampler(n_tasks, n_inputs, n_context, n_outputs, input_scale, weight_scale, dtype)
     shape = (n_tasks, n_inputs, n_context + 1)
     exponential = rng.standard_exponential(shape, dtype=dtype)
     law = rng.integers(3, size=(n_tasks, 1, 1))
@@ -268,7 +268,7 @@ def interleave_prompt(x: Array, y: Array, x_query: Array) -> Array:
 
 
 def _check_sampler(
-    n_tasks: int, n_inputs: int, n_context: int, n_outputs: int, input_scale: float, weight_scale: float
+    n_tasks: int, n_inputs: int, n_context: int, n_outputs: int, input_scale: float, weight_scale: float, dtype: Any
 ) -> None:
     check_integer("n_tasks", n_tasks, 1)
     check_integer("n_inputs", n_inputs, 1)
@@ -276,6 +276,8 @@ def _check_sampler(
     check_integer("n_outputs", n_outputs, 1)
     check_number("input_scale", input_scale, "(0, inf)")
     check_number("weight_scale", weight_scale, "(0, inf)")
+    if np.dtype(dtype) not in (np.float32, np.float64):
+        raise ValueError(f"dtype: expected float32 or float64, got {np.dtype(dtype)}")
 
 
 def _label(inputs: Array, n_outputs: int, weight_scale: float, rng: np.random.Generator) -> RegressionTasks:

@@ -1,9 +1,24 @@
 """The samplers draw from the laws that they state."""
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import pytest
+from scipy import stats
 
-from refimpl.tasks.linear_regression import interleave_prompt, sample_gaussian_tasks, sample_ill_conditioned_tasks
+from refimpl.tasks.linear_regression import (
+    RegressionTasks,
+    check_tasks,
+    gaussian_moments,
+    interleave_prompt,
+    replace_targets,
+    sample_gaussian_tasks,
+    sample_ill_conditioned_tasks,
+    sample_linear_tasks,
+    sample_out_of_distribution_tasks,
+    uniform_moments,
+)
 
 COV_X = np.array([[2.0, 0.5], [0.5, 1.0]])
 COV_W = np.array([[0.5, -0.2], [-0.2, 0.3]])
@@ -94,3 +109,94 @@ def test_prompts_interleave_inputs_and_padded_targets() -> None:
     assert batched.dtype == np.float32
     with pytest.raises(ValueError, match="y: expected n_context 2"):
         interleave_prompt(x, y[:1], query)
+
+
+def test_uniform_tasks_fill_their_interval_and_are_noiseless() -> None:
+    tasks = sample_linear_tasks(5_000, 3, 8, 0.5, 2.0, np.random.default_rng(0), n_outputs=2)
+    assert [array.shape for array in tasks] == [(5_000, 3, 8), (5_000, 2, 8), (5_000, 3), (5_000, 2)]
+    for inputs in (tasks.x, tasks.x_query):
+        assert stats.kstest(inputs.ravel(), stats.uniform(-0.5, 1).cdf).pvalue > 1e-6
+    # Three inputs and eight points determine the map, which then gives the query's target too.
+    maps = np.linalg.lstsq(tasks.x[0].T, tasks.y[0].T, rcond=None)[0].T
+    np.testing.assert_allclose(maps @ tasks.x[0], tasks.y[0], atol=1e-12)
+    np.testing.assert_allclose(maps @ tasks.x_query[0], tasks.y_query[0], atol=1e-12)
+    # Per coordinate of x, of variance 1/12, a target has variance 4/12.
+    assert abs(np.mean(tasks.y_query**2) - 1) < 0.1
+
+
+def test_moments_are_those_of_the_law() -> None:
+    inputs = sample_linear_tasks(50_000, 2, 1, 0.7, 1.0, np.random.default_rng(0)).x.ravel()
+    for law, moments in [
+        (inputs, uniform_moments(0.7)),
+        (1.5 * np.random.default_rng(1).standard_normal(100_000), gaussian_moments(1.5)),
+    ]:
+        for power, moment in zip((2, 4), moments, strict=True):
+            assert abs(np.mean(law**power) - moment) < 5 * stats.sem(law**power)
+
+
+def test_out_of_distribution_contexts_have_the_stated_norm_and_three_laws() -> None:
+    tasks = sample_out_of_distribution_tasks(3_000, 5, 20, 0.5, 1.0, np.random.default_rng(0))
+    np.testing.assert_allclose((tasks.x**2).sum(axis=(-1, -2)), 0.25, rtol=1e-12)
+    inputs = np.concatenate([tasks.x, tasks.x_query[..., None]], axis=-1).reshape(3_000, -1)
+    # Exponential inputs are all positive: a third of the tasks, within 5 standard deviations.
+    one_sided = np.all(inputs > 0, axis=-1)
+    assert abs(one_sided.mean() - 1 / 3) < 5 * np.sqrt(2 / 9 / 3_000)
+    # The others are half Gaussian, of kurtosis 0, and half Laplacian, of kurtosis 3.
+    two_sided = stats.kurtosis(inputs[~one_sided], axis=-1)
+    assert 0.3 < np.mean(two_sided > 1) < 0.6
+    np.testing.assert_allclose(stats.kurtosis(inputs[~one_sided].ravel()), 1.5, atol=0.3)
+
+
+def test_distractors_replace_the_targets_of_some_points_and_nothing_else() -> None:
+    tasks = sample_linear_tasks(2_000, 3, 8, 0.5, 1.0, np.random.default_rng(0), n_outputs=2)
+    changed = replace_targets(tasks, 3, np.random.default_rng(1))
+    replaced = changed.y != tasks.y
+    assert np.all(replaced.all(axis=-2) == replaced.any(axis=-2))
+    assert np.all(replaced[:, 0].sum(axis=-1) == 3)
+    assert stats.kstest(changed.y[replaced], stats.norm.cdf).pvalue > 1e-6
+    assert abs(replaced[:, 0, 0].mean() - 3 / 8) < 5 * np.sqrt(15 / 64 / 2_000)
+    for name in ("x", "x_query", "y_query"):
+        assert getattr(changed, name) is getattr(tasks, name)
+    assert np.array_equal(replace_targets(tasks, 0, np.random.default_rng(1)).y, tasks.y)
+
+
+@pytest.mark.parametrize("sampler", [sample_linear_tasks, sample_out_of_distribution_tasks])
+def test_prompts_in_single_precision(sampler: Callable[..., RegressionTasks]) -> None:
+    tasks = sampler(7, 3, 4, 0.5, 1.0, np.random.default_rng(0), dtype=np.float32)
+    changed = replace_targets(tasks, 2, np.random.default_rng(0))
+    assert {array.dtype for array in (*tasks, *changed)} == {np.dtype(np.float32)}
+    assert {array.dtype for array in tasks.astype(np.longdouble)} == {np.dtype(np.longdouble)}
+    check_tasks(tasks)
+
+
+@pytest.mark.parametrize("sampler", [sample_linear_tasks, sample_out_of_distribution_tasks])
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"n_tasks": 0}, "n_tasks"),
+        ({"n_inputs": -1}, "n_inputs"),
+        ({"n_context": 0}, "n_context"),
+        ({"n_outputs": 0}, "n_outputs"),
+        ({"input_scale": 0.0}, "input_scale"),
+        ({"weight_scale": np.inf}, "weight_scale"),
+        ({"dtype": np.float16}, "dtype: expected float32 or float64, got float16"),
+    ],
+)
+def test_bad_linear_tasks(sampler: Callable[..., RegressionTasks], changed: dict[str, Any], message: str) -> None:
+    arguments = {"n_tasks": 2, "n_inputs": 2, "n_context": 2, "input_scale": 0.5, "weight_scale": 1.0}
+    with pytest.raises(ValueError, match=message):
+        sampler(**arguments | {"rng": np.random.default_rng(0)} | changed)
+
+
+def test_tasks_that_do_not_fit() -> None:
+    tasks = sample_linear_tasks(3, 2, 4, 0.5, 1.0, np.random.default_rng(0))
+    with pytest.raises(ValueError, match="y: expected n_context 4"):
+        check_tasks(tasks._replace(y=tasks.y[..., :3]))
+    with pytest.raises(ValueError, match="y_query: expected batch axes"):
+        check_tasks(tasks._replace(y_query=tasks.y_query[:2]))
+    with pytest.raises(ValueError, match="expected at least one task"):
+        check_tasks(RegressionTasks(*(array[:0] for array in tasks)))
+    with pytest.raises(ValueError, match="n_distractors: expected an integer from 0 to 4"):
+        replace_targets(tasks, 5, np.random.default_rng(0))
+    with pytest.raises(ValueError, match="half_width"):
+        uniform_moments(0.0)

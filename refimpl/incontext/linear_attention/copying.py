@@ -82,9 +82,9 @@ def copy_layer_weights(n_context: int, n_inputs: int, dtype: Any = float) -> Lin
         return full
 
     places = np.arange(n_tokens)
-    is_query = places == n_tokens - 1
-    is_odd = places % 2 == 1
-    is_even = ~is_odd & ~is_query
+    is_query = (places == n_tokens - 1).astype(int)
+    is_odd = places % 2
+    is_even = 1 - is_odd - is_query
     next_place = np.eye(n_tokens, k=-1, dtype=dtype) * is_even
 
     copy = on_positions(-next_place.T)

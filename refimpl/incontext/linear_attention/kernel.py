@@ -98,8 +98,9 @@ def kernel_gd_closed_form(kernel: Array, y: Array, kernel_query: Array, learning
     eigenvalues, vectors = np.linalg.eigh(kernel)
     step = eigenvalues * (learning_rate / kernel.shape[-1])
     # 1 - (1 - a)^K loses all its digits at small a.
-    small = np.clip(step, np.finfo(step.dtype).tiny, 1 / 2)
-    gathered = np.where(step < 1 / 2, -np.expm1(n_steps * np.log1p(-small)) / small, (1 - (1 - step) ** n_steps) / step)
+    small, large = np.clip(step, np.finfo(step.dtype).tiny, 1 / 2), np.maximum(step, 1 / 2)
+    at_small, at_large = -np.expm1(n_steps * np.log1p(-small)) / small, (1 - (1 - large) ** n_steps) / large
+    gathered = np.where(step < 1 / 2, at_small, at_large)
     weights = (learning_rate / kernel.shape[-1]) * gathered * (transpose(vectors) @ kernel_query[..., None])[..., 0]
     return np.asanyarray((y @ (vectors @ weights[..., None]))[..., 0])
 

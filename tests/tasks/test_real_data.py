@@ -1,0 +1,34 @@
+"""Prompts from real rows: what they hold, and bad input."""
+
+import numpy as np
+import pytest
+
+from refimpl.tasks.real_data import diabetes_prompts
+
+
+def test_every_prompt_holds_different_standardised_patients() -> None:
+    tasks = diabetes_prompts(50, 441, np.random.default_rng(0))
+    assert [array.shape for array in tasks] == [(50, 10, 441), (50, 1, 441), (50, 10), (50, 1)]
+    rows = np.concatenate([tasks.x, tasks.x_query[..., None]], axis=-1)
+    targets = np.concatenate([tasks.y, tasks.y_query[..., None]], axis=-1)
+    np.testing.assert_allclose(rows.mean(axis=-1), 0, atol=1e-12)
+    np.testing.assert_allclose((rows**2).mean(axis=-1), 1, atol=1e-12)
+    np.testing.assert_allclose(targets.std(axis=-1), 1, atol=1e-12)
+    # All 442 patients are in every prompt, in an order of its own.
+    np.testing.assert_array_equal(np.sort(rows[0, 0]), np.sort(rows[1, 0]))
+    assert np.any(rows[0, 0] != rows[1, 0])
+
+
+def test_features_and_targets_stay_together() -> None:
+    small, large = diabetes_prompts(1, 5, np.random.default_rng(0)), diabetes_prompts(1, 441, np.random.default_rng(1))
+    by_features = {tuple(x): y for x, y in zip(large.x[0].T, large.y[0, 0], strict=True)}
+    by_features[tuple(large.x_query[0])] = large.y_query[0, 0]
+    assert [by_features[tuple(x)] for x in small.x[0].T] == list(small.y[0, 0])
+
+
+@pytest.mark.parametrize(
+    ("n_tasks", "n_context", "name"), [(0, 5, "n_tasks"), (1, 0, "n_context"), (1, 442, "n_context")]
+)
+def test_bad_sizes(n_tasks: int, n_context: int, name: str) -> None:
+    with pytest.raises(ValueError, match=name):
+        diabetes_prompts(n_tasks, n_context, np.random.default_rng(0))
