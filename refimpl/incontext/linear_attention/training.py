@@ -9,22 +9,19 @@ $$\hat y=-\Big(e_{q,y}+\sum_n(b\,c_n)(c_n^\top z)\Big),$$
 which takes $O(ND)$ operations a task, as its gradient does.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from refimpl.primitives.checks import check_integer, check_number, check_shapes, checked
 from refimpl.primitives.linear_self_attention import LinearAttentionWeights, factor_cotangents
-from refimpl.primitives.memory import keep_freed_memory
 from refimpl.primitives.numbers import Array
-from refimpl.primitives.optimizers import Optimizer, adam, apply_updates, chain, clip_by_global_norm
+from refimpl.primitives.optimizers import Optimizer, adam, chain, clip_by_global_norm
 from refimpl.primitives.schedules import cosine_decay
+from refimpl.primitives.training import run, training_steps
 from refimpl.primitives.trees import tree_map
 from refimpl.tasks.linear_regression import RegressionTasks, check_tasks, sample_linear_tasks
-
-Params = TypeVar("Params")
-Batch = TypeVar("Batch")
 
 
 class Prompts(NamedTuple):
@@ -302,22 +299,6 @@ def initial_weights(
     return LinearAttentionWeights(*(values * deviation))
 
 
-def training_steps(
-    params: Params,
-    loss_and_gradients: Callable[[Params, Batch], tuple[Any, Params]],
-    sample: Callable[[], Batch],
-    optimizer: Optimizer,
-) -> Iterator[tuple[Any, Params]]:
-    """Step after step without end: the loss of the old parameters on a new batch, and the new parameters."""
-    keep_freed_memory()
-    state = optimizer.init(params)
-    while True:
-        loss, gradients = loss_and_gradients(params, sample())
-        updates, state = optimizer.update(gradients, state, params)
-        params = apply_updates(params, updates)
-        yield loss, params
-
-
 class MetaTraining(NamedTuple):
     """A meta-training run. The defaults train one layer at the paper's task sizes in about a second on one core."""
 
@@ -401,11 +382,3 @@ def train_lsa(settings: MetaTraining, rng: np.random.Generator, sample: Callable
 
     begin = [start() for _ in range(n_layers)]
     return Trained(*run(training_steps(begin, untied, sample or fresh, optimizer), settings.n_steps))
-
-
-def run(steps: Iterator[tuple[Any, Params]], n_steps: int) -> tuple[Params, Array]:
-    """Take that many steps: the last parameters, and all losses."""
-    losses = np.empty(n_steps)
-    for step in range(n_steps):
-        losses[step], params = next(steps)
-    return params, losses
