@@ -1,4 +1,4 @@
-r"""The transformer layer that all constructions live in (Eq. 1 and 2), tokens as columns.
+r"""The transformer layer that all constructions live in (Section 2), tokens as columns.
 
 Causal softmax attention without $1/\sqrt d$, its output matrices summed over heads, then an MLP, each with a skip. The
 softmax may also see an imaginary token of logit and value 0, a *sink*, so that attending to nothing is possible:
@@ -82,10 +82,10 @@ def transformer_layer(
         If shapes do not fit, an entry is not finite, the activation is unknown, or a column is constant where it is to
         be normalised (0/0).
 
-    Source: arXiv 2211.15661, Eq. 1 and 2, and Appendix C for the sink and the place of the norm.
+    Source: arXiv 2211.15661, Section 2; the sink is the imaginary time step of Appendix C.
     """
-    columns, shape = _flatten(hidden)
-    return _unflatten(layer_forward(columns, params, shape[-1], use_layernorm, sink, activation), shape)
+    columns, shape = flatten(hidden)
+    return unflatten(layer_forward(columns, params, shape[-1], use_layernorm, sink, activation), shape)
 
 
 @checked(_check_layer)
@@ -93,31 +93,38 @@ def transformer_layer_vjp(
     hidden: Array, params: LayerParams, use_layernorm: bool = False, sink: bool = True, activation: str = "gelu"
 ) -> tuple[Array, Callable[[Array], tuple[Array, LayerParams]]]:
     """:func:`transformer_layer` and its pullback ``cotangent -> (hidden, params)``."""
-    columns, shape = _flatten(hidden)
+    columns, shape = flatten(hidden)
     x, pull_attention = _attention_vjp(columns, params.attention, shape[-1], sink)
     output, pull_mlp = _mlp_vjp(x, params.mlp, use_layernorm, activation)
 
     def pullback(cotangent: Array) -> tuple[Array, LayerParams]:
-        to_x, to_mlp = pull_mlp(_flatten(cotangent)[0])
+        to_x, to_mlp = pull_mlp(flatten(cotangent)[0])
         to_hidden, to_attention = pull_attention(to_x)
-        return _unflatten(to_hidden, shape), LayerParams(to_attention, to_mlp)
+        return unflatten(to_hidden, shape), LayerParams(to_attention, to_mlp)
 
-    return _unflatten(output, shape), pullback
+    return unflatten(output, shape), pullback
 
 
 # --- columns of all batch entries side by side, (n_rows, n_batch * n_columns): one matrix product for the whole batch ---
 
 
-def _flatten(hidden: Array) -> tuple[Array, tuple[int, ...]]:
+def flatten(hidden: Array) -> tuple[Array, tuple[int, ...]]:
+    """The columns of the whole batch side by side, and the shape that they came in."""
     return np.moveaxis(hidden, -2, 0).reshape(hidden.shape[-2], -1), hidden.shape
 
 
-def _unflatten(columns: Array, shape: tuple[int, ...]) -> Array:
+def unflatten(columns: Array, shape: tuple[int, ...]) -> Array:
+    """The inverse of :func:`flatten`."""
     return np.ascontiguousarray(np.moveaxis(columns.reshape(shape[-2], *shape[:-2], shape[-1]), 0, -2))
 
 
 def layer_forward(
-    columns: Array, params: LayerParams, n_columns: int, use_layernorm: bool, sink: bool, activation: str
+    columns: Array,
+    params: LayerParams,
+    n_columns: int,
+    use_layernorm: bool = False,
+    sink: bool = True,
+    activation: str = "gelu",
 ) -> Array:
     """:func:`transformer_layer` on (n_rows, n_batch * n_columns); arguments unchecked."""
     x = columns
