@@ -1,5 +1,6 @@
 """Prompts, the layer, the gradient-descent weights and the stack."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -53,6 +54,11 @@ def reflect(x: Any, axis: int = -2) -> Any:
     return x - 2 * x.sum(axis=axis, keepdims=True) / x.shape[axis]
 
 
+def _opposite(x: Any, axis: int = -2) -> Any:
+    """Multiply by an orthogonal matrix that commutes with clipping."""
+    return -np.flip(x, axis)
+
+
 def unchanged(output: Any, arguments: Arguments) -> Any:
     return output
 
@@ -93,10 +99,10 @@ def _layer_arguments(draw: st.DrawFn) -> Arguments:
     }
 
 
-def reflect_layer(weights: LinearAttentionWeights) -> LinearAttentionWeights:
+def reflect_layer(weights: LinearAttentionWeights, by: Callable[..., Any] = reflect) -> LinearAttentionWeights:
     """The weights that do to reflected tokens what `weights` do to the tokens themselves."""
     key, query, value, projection = weights
-    return LinearAttentionWeights(reflect(key, -1), reflect(query, -1), reflect(value, -1), reflect(projection, -2))
+    return LinearAttentionWeights(by(key, -1), by(query, -1), by(value, -1), by(projection, -2))
 
 
 # Its gradient is judged by ``primitives/linear_self_attention``.
@@ -225,16 +231,15 @@ register(
         relations=(
             CONTEXT_REVERSED,
             Relation(
-                "all tokens reflected, weights with them (no clipping)",
+                "entries of tokens in reverse with the opposite sign, weights with them",
                 lambda arguments: (
                     arguments
                     | {
-                        "tokens": reflect(arguments["tokens"]),
-                        "layers": [reflect_layer(layer) for layer in arguments["layers"]],
-                        "clip": None,
+                        "tokens": _opposite(arguments["tokens"]),
+                        "layers": [reflect_layer(layer, _opposite) for layer in arguments["layers"]],
                     }
                 ),
-                lambda output, arguments: reflect(output),
+                lambda output, arguments: _opposite(output),
             ),
         ),
         mistakes={("mask", "the query gives keys and values too"): _query_attended},

@@ -19,5 +19,6 @@ register(
         reference=copy_layer_weights,
         arguments=copy_arguments(),
         symbols=lambda: {"n_context": 1, "n_inputs": 2, "dtype": np.dtype(object)},
+        dtypes=("float64",),  # small integers, exact in any precision, and no array among the arguments to name one
     )
 )
