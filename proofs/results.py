@@ -10,13 +10,13 @@ import json
 import math
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterable
+from io import RawIOBase
 from pathlib import Path
 from typing import (
     Any,
     Literal,
     NamedTuple,
     NotRequired,
-    TextIO,
     TypedDict,
     get_args,
     get_origin,
@@ -120,10 +120,11 @@ def plain(value: Any) -> Any:
     return value if value is None or isinstance(value, bool | int | str) else str(value)
 
 
-def append(file: TextIO, result: Result) -> None:
-    """Write a result as one line and hand it to the operating system."""
-    file.write(json.dumps(result, allow_nan=False) + "\n")
-    file.flush()
+def append(file: RawIOBase, result: Result) -> None:
+    """Write a result as one line to a file without a buffer: whatever happens to this process then, it is there."""
+    line = (json.dumps(result, allow_nan=False) + "\n").encode()
+    while line:
+        line = line[file.write(line) or 0 :]
 
 
 def read(path: str | Path) -> Stored:

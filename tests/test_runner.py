@@ -164,7 +164,7 @@ def test_a_result_is_good_for_one_seed_source_and_environment(monkeypatch: pytes
 @pytest.fixture
 def stored(tmp_path: Path) -> Path:
     path = tmp_path / "results.jsonl"
-    with path.open("w") as file:
+    with path.open("wb", buffering=0) as file:
         for label in ("P1", "F1"):
             results.append(file, result(label))
     return path
@@ -304,7 +304,14 @@ def test_leaving_early_ends_the_workers(toy: Path) -> None:
 
 
 @pytest.fixture
-def cluster() -> Iterator[Any]:
+def fresh_sources() -> None:
+    """Other processes read the sources when they start; so do we, in case somebody edited them since."""
+    runner._sources.cache_clear()
+    runner.code_version.cache_clear()
+
+
+@pytest.fixture
+def cluster(fresh_sources: None) -> Iterator[Any]:
     """A cluster of two processes that names the culprit at once: Dask's own default lets four workers die first."""
     import dask
     from distributed import LocalCluster
@@ -340,7 +347,7 @@ def test_a_dask_worker_that_dies_loses_no_result_and_counts_none_twice(cluster: 
     assert "died" in found["K1"]["error"]
 
 
-def test_dask_at_its_default_runs_a_claim_again_elsewhere(toy: Path) -> None:
+def test_dask_at_its_default_runs_a_claim_again_elsewhere(fresh_sources: None, toy: Path) -> None:
     from distributed import LocalCluster
 
     with LocalCluster(n_workers=2, threads_per_worker=1, host="127.0.0.1", dashboard_address=None) as started:

@@ -10,8 +10,9 @@ import shutil
 import sys
 from collections import Counter
 from collections.abc import Generator, Sequence
+from io import RawIOBase
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
 
 from refimpl.catalogue import PAPERS
 from refimpl.cli.common import (
@@ -44,7 +45,7 @@ def add(commands: Any) -> None:
     parser.add_argument("--method", choices=("symbolic", "property", "statistical", "experiment"), help="only these")
     parser.add_argument("--full", action="store_true", help="also claims that take long (or name them by their id)")
     where = parser.add_mutually_exclusive_group()
-    where.add_argument("-j", dest="jobs", type=_positive, default=cores(), metavar="N", help="processes (%(default)s)")
+    where.add_argument("-j", dest="jobs", type=_positive, metavar="N", help=f"processes (default {cores()})")
     where.add_argument("--dask", metavar="ADDRESS", help="run on the Dask scheduler at this address, tcp://HOST:PORT")
     parser.add_argument("--resume", metavar="FILE", help="go on with the run that wrote this results file")
     parser.add_argument("--json", metavar="FILE", help="write the results to this file as claims end, one a line")
@@ -64,7 +65,11 @@ def run(arguments: argparse.Namespace) -> int:
     waiting = [task for task in tasks if task.header["claim"] not in taken]
     with contextlib.ExitStack() as opened:
         path, file = _open_results(arguments, stored, done, opened)
-        place = f"Dask at {arguments.dask}" if arguments.dask else counted(min(arguments.jobs, len(waiting)), "process")
+        place = (
+            f"Dask at {arguments.dask}"
+            if arguments.dask
+            else counted(min(arguments.jobs or cores(), len(waiting)), "process")
+        )
         print(f"{counted(len(waiting), 'claim')} on {place}" if waiting else "nothing left to run", flush=True)
         try:
             with contextlib.closing(_results(waiting, arguments)) as running:
@@ -133,7 +138,7 @@ def _taken(stored: Stored, tasks: Sequence[Task], path: str) -> list[Result]:
 
 def _open_results(
     arguments: argparse.Namespace, stored: Stored | None, taken: Sequence[Result], opened: contextlib.ExitStack
-) -> tuple[str, TextIO | None]:
+) -> tuple[str, RawIOBase | None]:
     """Open what will be written, before anything runs; whatever is in it already stays."""
     from proofs import results
 
@@ -151,7 +156,7 @@ def _open_results(
             os.truncate(path, stored.intact)
         elif not going_on and os.path.isfile(path) and os.path.getsize(path):
             raise UsageError(f"{path}: already there; go on with it by --resume, or remove it")
-        file = opened.enter_context(open(path, "a", encoding="utf-8"))  # noqa: SIM115 (`opened` closes it)
+        file = opened.enter_context(open(path, "ab", buffering=0))  # noqa: SIM115 (`opened` closes it)
         for result in [] if going_on else taken:
             results.append(file, result)
     return path, file
@@ -161,7 +166,7 @@ def _results(tasks: Sequence[Task], arguments: argparse.Namespace) -> Generator[
     from proofs import runner
 
     if not arguments.dask:
-        yield from runner.run_on_this_machine(tasks, arguments.jobs)
+        yield from runner.run_on_this_machine(tasks, arguments.jobs or cores())
         return
     try:
         yield from runner.run_on_dask(tasks, arguments.dask)
@@ -227,6 +232,7 @@ def _go_on(arguments: argparse.Namespace, path: str) -> str:
     if not path:
         return "nothing is kept without --json FILE"
     command = ["refimpl", "check", *arguments.names, *(["--full"] if arguments.full else [])]
+    command += ["-j", str(arguments.jobs)] if arguments.jobs else []
     for option in ("method", "dask", "junit", "seed"):
         if value := getattr(arguments, option):
             command += [f"--{option}", str(value)]
