@@ -22,7 +22,7 @@ from refimpl.incontext.linear_attention import (
     two_head_softmax_gd_weights,
 )
 from refimpl.oracle.spec import Arguments
-from refimpl.primitives.numbers import Array, exp
+from refimpl.primitives.numbers import Array
 from refimpl.tasks.linear_regression import RegressionTasks, sample_linear_tasks
 
 
@@ -81,8 +81,8 @@ def two_heads_descend_on_centred_data(rng: np.random.Generator, of: Callable[[Ar
     )
 
 
-def unnormalised(y: Array, log_kernel_query: Array) -> Array:
-    return np.asarray((y @ exp(log_kernel_query)[..., None])[..., 0])
+def with_a_wider_kernel(y: Array, log_kernel_query: Array) -> Array:
+    return nadaraya_watson(y, log_kernel_query / 2)
 
 
 def smoothing_head(key_query: Array, n_outputs: int) -> LinearAttentionWeights:
@@ -104,7 +104,7 @@ def smoothing_head(key_query: Array, n_outputs: int) -> LinearAttentionWeights:
     statement=r"\hat y=\frac{\sum_iy_ik(x_i,x_q)}{\sum_ik(x_i,x_q)},\quad k(x_i,x_q)=e^{x_i^\top W_{KQ}x_q}",
     method="symbolic",
     scope="entry by entry at 2 inputs, 1 output, 3 context points, any W_KQ; and 100 batches of prompts in floats",
-    control=Control("a kernel sum without its normaliser", smoother=unnormalised),
+    control=Control("the square root of the kernel", smoother=with_a_wider_kernel),
 )
 def softmax_head_is_a_smoother(rng: np.random.Generator, smoother: Callable[..., Array] = nadaraya_watson) -> Evidence:
     def both(inputs: Array, targets: Array, query: Array, key_query: Array) -> tuple[Array, Array]:

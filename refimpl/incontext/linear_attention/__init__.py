@@ -33,9 +33,9 @@ $T=2N+1$                ``n_tokens``, raw sequence
 
 The parts, in the paper's order: :mod:`.descent` (the inner problem) and :mod:`.construction` (Section 2),
 :mod:`.population` and :mod:`.plus_plus` (Section 3, A.10), :mod:`.copying` (A.5), :mod:`.kernel` (A.8), :mod:`.softmax`
-(A.9); then what is trained: :mod:`.training` (A.12),
-:mod:`.comparison` with gradient descent (A.3, A.6), :mod:`.variants` of the layer (A.9, A.11), :mod:`.sine` (A.7).
-The layer itself is :func:`refimpl.primitives.linear_self_attention.linear_self_attention`.
+(A.9); then what is trained: :mod:`.training` (A.12), :mod:`.comparison` with gradient descent (A.3, A.6),
+:mod:`.variants` of the layer (A.9, A.11), :mod:`.sine` (A.7). The layer
+itself is :func:`refimpl.primitives.linear_self_attention.linear_self_attention`.
 """
 
 from refimpl.incontext.linear_attention.comparison import (

@@ -17,7 +17,6 @@ from refimpl.oracle.specs.incontext.linear_attention.construction import (
     reflect,
     reflect_layer,
 )
-from refimpl.primitives.numbers import Array
 
 
 @st.composite
@@ -36,10 +35,6 @@ def _keys_twice(tokens: Any, arguments: Arguments) -> Any:
     """The tokens that give keys, then all tokens."""
     n_keys = tokens.shape[-1] if arguments["include_query"] else arguments["n_context"]
     return np.concatenate([tokens[..., :n_keys], tokens], axis=-1)
-
-
-def _other_keys(**arguments: Any) -> Array:
-    return softmax_self_attention(**arguments | {"include_query": not arguments["include_query"]})
 
 
 register(
@@ -76,6 +71,5 @@ register(
                 _keys_twice,
             ),
         ),
-        mistakes={("mask", "the query gives a key where it should not, or none where it should"): _other_keys},
     )
 )
