@@ -23,4 +23,12 @@ PAPERS = (
         2022,
         "2212.07677",
     ),
+    Paper(
+        "context_prompt_tuning",
+        "incontext",
+        "Context-aware Prompt Tuning: Advancing In-Context Learning with Adversarial Methods",
+        "Blau, Kimhi, Belinkov, Bronstein, Baskin",
+        2024,
+        "2410.17222",
+    ),
 )

@@ -1,8 +1,12 @@
 """Small real data sets as prompts (extra ``data``)."""
 
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
 import numpy as np
 
 from refimpl.primitives.checks import check_integer
+from refimpl.primitives.numbers import Array
 from refimpl.tasks.linear_regression import RegressionTasks
 
 
@@ -37,3 +41,58 @@ def diabetes_prompts(n_tasks: int, n_context: int, rng: np.random.Generator) -> 
     chosen = rng.permuted(np.tile(np.arange(len(rows)), (n_tasks, 1)), axis=1)[:, : n_context + 1]
     columns = np.swapaxes(rows[chosen], -1, -2)
     return RegressionTasks(columns[:, :-1, :-1], columns[:, -1:, :-1], columns[:, :-1, -1], columns[:, -1:, -1])
+
+
+class DigitShots(NamedTuple):
+    """Draws of a few labelled digits, and all digits of these classes to test on."""
+
+    inputs: Array
+    """Shape ``(n_draws, n, n_components)``, rows of length 1."""
+    labels: Any
+    """Integers, shape ``(n_draws, n)``."""
+    images: Array
+    """Shape ``(n_images, n_components)``."""
+    targets: Any
+    """Integers, shape ``(n_images,)``."""
+    held_out: Any
+    """Where an image is not among a draw's shots: boolean, shape ``(n_draws, n_images)``."""
+
+
+def digit_shots(
+    classes: Sequence[int], n_shots: int, n_draws: int, rng: np.random.Generator, n_components: int = 16
+) -> DigitShots:
+    """Few shots of scikit-learn's bundled digits: principal components of the centred pixels, at length 1.
+
+    Parameters
+    ----------
+    classes : digits, whose positions become the labels
+    n_shots : int >= 1, of each class
+    n_draws : int >= 1
+        Each draw takes its shots without replacement and in random order.
+    rng : numpy.random.Generator
+    n_components : int from 1 to 64
+        Principal directions of all 1797 images.
+
+    Raises
+    ------
+    ValueError
+        If a size is out of range.
+    """
+    from sklearn.datasets import load_digits
+
+    pixels, digits = load_digits(return_X_y=True)
+    n_components = check_integer("n_components", n_components, 1, pixels.shape[1])
+    pixels = pixels - pixels.mean(axis=0)
+    _, directions = np.linalg.eigh(pixels.T @ pixels)
+    chosen = np.isin(digits, classes)
+    images = pixels[chosen] @ directions[:, ::-1][:, :n_components]
+    images = images / np.linalg.norm(images, axis=1, keepdims=True)
+    targets = np.array([list(classes).index(digit) for digit in digits[chosen]])
+    n_shots = check_integer("n_shots", n_shots, 1, int(np.bincount(targets).min()) - 1)
+    n_draws = check_integer("n_draws", n_draws, 1)
+    members = [np.flatnonzero(targets == label) for label in range(len(classes))]
+    drawn = [rng.permuted(np.tile(one, (n_draws, 1)), axis=1)[:, :n_shots] for one in members]
+    rows = rng.permuted(np.concatenate(drawn, axis=1), axis=1)
+    held_out = np.ones((n_draws, len(images)), dtype=bool)
+    np.put_along_axis(held_out, rows, False, axis=1)
+    return DigitShots(images[rows], targets[rows], images, targets, held_out)

@@ -1,0 +1,256 @@
+r"""A small causal language model on symbols, and the task of which set a symbol belongs to, drawn anew in every prompt.
+
+It stands for the pretrained model that the method leaves frozen: embeddings in, logits out.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from refimpl.incontext.context_prompt_tuning.tokens import IGNORED, Integers, Prompt, token_type_mask
+from refimpl.primitives.checks import check_integer, check_number, check_shapes, checked
+from refimpl.primitives.layers import linear_vjp
+from refimpl.primitives.losses import cross_entropy_vjp
+from refimpl.primitives.numbers import Array
+from refimpl.primitives.optimizers import adam, apply_updates, chain, clip_by_global_norm
+from refimpl.primitives.schedules import cosine_decay
+from refimpl.primitives.transformer import Block, initial_transformer, transformer_vjp
+
+
+class LanguageModel(NamedTuple):
+    """A causal transformer with learned positions; a gradient has the same type."""
+
+    embedding: Array
+    """Shape ``(n_tokens, d)``."""
+    positions: Array
+    """Shape ``(longest, d)``."""
+    blocks: list[Block]
+    readout: Array
+    """Shape ``(n_tokens, d)``."""
+
+
+def initial_language_model(
+    vocabulary: int, longest: int, d: int, n_blocks: int, n_heads: int, rng: np.random.Generator
+) -> LanguageModel:
+    """Gaussian weights: embeddings and positions of standard deviation 0.5, the rest of variance 1/fan-in.
+
+    Raises
+    ------
+    ValueError
+        If a size is below 1 or `n_heads` does not divide `d`.
+    """
+    for name, value in {"vocabulary": vocabulary, "longest": longest, "d": d}.items():
+        check_integer(name, value, 1)
+    return LanguageModel(
+        rng.standard_normal((vocabulary, d)) / 2,
+        rng.standard_normal((longest, d)) / 2,
+        initial_transformer(n_blocks, d, n_heads, rng, d_mlp=2 * d),
+        rng.standard_normal((vocabulary, d)) / d**0.5,
+    )
+
+
+def _check_model(embeddings: Array, model: LanguageModel) -> None:
+    sizes = check_shapes(
+        embeddings=(embeddings, "... n_tokens d"),
+        **{
+            "model.embedding": (model.embedding, "vocabulary d"),
+            "model.positions": (model.positions, "longest d"),
+            "model.readout": (model.readout, "vocabulary d"),
+        },
+    )
+    if sizes["n_tokens"] > sizes["longest"]:
+        raise ValueError(f"embeddings: expected at most {sizes['longest']} tokens, got {sizes['n_tokens']}")
+    transformer_vjp.check(embeddings, model.blocks)
+
+
+@checked(_check_model)
+def next_token_logits(embeddings: Array, model: LanguageModel) -> Array:
+    """Logits of the next token at each position.
+
+    Parameters
+    ----------
+    embeddings : array, shape (..., n_tokens, d)
+    model : LanguageModel
+
+    Returns
+    -------
+    array, shape (..., n_tokens, vocabulary)
+
+    Raises
+    ------
+    ValueError
+        If shapes do not fit, an entry is not finite, or there are more tokens than positions.
+    """
+    return next_token_logits_vjp.unchecked(embeddings, model)[0]
+
+
+@checked(_check_model)
+def next_token_logits_vjp(
+    embeddings: Array, model: LanguageModel
+) -> tuple[Array, Callable[[Array], tuple[Array, LanguageModel]]]:
+    """:func:`next_token_logits` and its pullback ``cotangent -> (embeddings, model)``.
+
+    The embedding table enters only through the embeddings: its own cotangent is zero here.
+    """
+    n_tokens = embeddings.shape[-2]
+    hidden, pull_blocks = transformer_vjp.unchecked(embeddings + model.positions[:n_tokens], model.blocks)
+    logits, pull_readout = linear_vjp.unchecked(hidden, model.readout)
+
+    def pullback(cotangent: Array) -> tuple[Array, LanguageModel]:
+        to_hidden, to_readout = pull_readout(cotangent)
+        to_embeddings, to_blocks = pull_blocks(to_hidden)
+        to_positions = np.zeros_like(model.positions)
+        to_positions[:n_tokens] = to_embeddings.reshape(-1, *to_embeddings.shape[-2:]).sum(axis=0)
+        return to_embeddings, LanguageModel(np.zeros_like(model.embedding), to_positions, list(to_blocks), to_readout)
+
+    return logits, pullback
+
+
+# --- the task ---
+
+
+class SetTask(NamedTuple):
+    """Vocabulary of set classification: symbols, then labels, then the two template tokens."""
+
+    n_symbols: int = 16
+    n_classes: int = 3
+    set_size: int = 2
+
+    @property
+    def vocabulary(self) -> int:
+        return self.n_symbols + self.n_classes + 2
+
+    @property
+    def input_template(self) -> int:
+        return self.n_symbols + self.n_classes
+
+    @property
+    def output_template(self) -> int:
+        return self.n_symbols + self.n_classes + 1
+
+    def label(self, classes: Any) -> Any:
+        """The tokens of these classes."""
+        return self.n_symbols + classes
+
+
+EXAMPLE_LENGTH = 5
+"""``[IN, s, s', OUT, y]``."""
+
+
+def draw_sets(task: SetTask, n_tasks: int, rng: np.random.Generator) -> Integers:
+    """Disjoint sets of symbols for the classes of each task, shape (n_tasks, n_classes, set_size).
+
+    Raises
+    ------
+    ValueError
+        If the sets, and one symbol of none, need more symbols than there are.
+    """
+    needed = task.n_classes * task.set_size
+    if needed >= task.n_symbols:
+        raise ValueError(f"task: expected more than {needed} symbols, got {task.n_symbols}")
+    order = rng.permuted(np.tile(np.arange(task.n_symbols), (n_tasks, 1)), axis=1)
+    return order[:, :needed].reshape(n_tasks, task.n_classes, task.set_size)
+
+
+def sample_examples(task: SetTask, sets: Integers, classes: Integers, rng: np.random.Generator) -> Integers:
+    """Examples ``[IN, s, s', OUT, y]``: one symbol of the class's set and one of no set, in random order.
+
+    Parameters
+    ----------
+    task : SetTask
+    sets : array of integers, shape (n_tasks, n_classes, set_size)
+    classes : array of integers, shape (n_tasks, n_examples)
+    rng : np.random.Generator
+
+    Returns
+    -------
+    array of integers, shape (n_tasks, n_examples, 5)
+    """
+    n_tasks = len(classes)
+    members = sets[np.arange(n_tasks)[:, None], classes, rng.integers(task.set_size, size=classes.shape)]
+    free = np.stack([np.setdiff1d(np.arange(task.n_symbols), one) for one in sets])
+    noise = free[np.arange(n_tasks)[:, None], rng.integers(free.shape[1], size=classes.shape)]
+    pair = rng.permuted(np.stack([members, noise], axis=-1), axis=-1)
+    columns = [np.full(classes.shape, task.input_template), pair[..., 0], pair[..., 1]]
+    columns += [np.full(classes.shape, task.output_template), task.label(classes)]
+    return np.stack(columns, axis=-1)
+
+
+def as_prompt(examples: Integers) -> Prompt:
+    """Examples of shape (n_examples, 5) as a prompt whose labels are to be predicted."""
+    tokens = examples.reshape(-1)
+    types = token_type_mask([(1, 2, 1, 1)] * len(examples))
+    return Prompt(tokens, types, np.where(types % 4 == 0, tokens, IGNORED))
+
+
+class Pretrained(NamedTuple):
+    """A trained model, and its loss at every step."""
+
+    model: LanguageModel
+    losses: Array
+
+
+def pretrain(
+    task: SetTask,
+    n_examples: int,
+    n_steps: int,
+    rng: np.random.Generator,
+    *,
+    d: int = 32,
+    n_blocks: int = 2,
+    n_heads: int = 4,
+    batch: int = 64,
+    learning_rate: float = 3e-3,
+    spare_positions: int = 0,
+) -> Pretrained:
+    """Train on prompts of fresh tasks, with the loss at the label of every example but the first, by Adam.
+
+    Parameters
+    ----------
+    task : SetTask
+    n_examples, n_steps, d, n_blocks, n_heads, batch : int >= 1
+    rng : np.random.Generator
+    learning_rate : number > 0
+    spare_positions : int >= 0
+        Positions beyond the prompt, trained on prompts that start that much later.
+
+    Raises
+    ------
+    ValueError
+        If a number is out of range.
+
+    Source: arXiv 2410.17222 tunes the context of pretrained models; this is the smallest that learns from one.
+    """
+    check_integer("n_examples", n_examples, 2)
+    check_integer("n_steps", n_steps, 1)
+    check_number("learning_rate", learning_rate, "(0, inf)")
+    length = EXAMPLE_LENGTH * n_examples
+    model = initial_language_model(task.vocabulary, length + spare_positions, d, n_blocks, n_heads, rng)
+    optimizer = chain(clip_by_global_norm(1.0), adam(cosine_decay(learning_rate, n_steps)))
+    state = optimizer.init(model)
+    at_labels = np.arange(EXAMPLE_LENGTH * 2 - 2, length, EXAMPLE_LENGTH)
+    losses = []
+    for _ in range(n_steps):
+        sets = draw_sets(task, batch, rng)
+        tokens = sample_examples(task, sets, rng.integers(task.n_classes, size=(batch, n_examples)), rng)
+        tokens = tokens.reshape(batch, -1)
+        start = int(rng.integers(spare_positions + 1))
+        shifted = model._replace(positions=model.positions[start : start + length])
+        logits, pull_model = next_token_logits_vjp.unchecked(model.embedding[tokens], shifted)
+        losses_at, pull_loss = cross_entropy_vjp.unchecked(logits[:, at_labels], tokens[:, at_labels + 1])
+        losses.append(losses_at.mean())
+        to_logits = np.zeros_like(logits)
+        (to_logits[:, at_labels],) = pull_loss(np.full_like(losses_at, 1 / losses_at.size))
+        to_embeddings, gradient = pull_model(to_logits)
+        np.add.at(gradient.embedding, tokens, to_embeddings)
+        to_positions = np.zeros_like(model.positions)
+        to_positions[start : start + length] = gradient.positions
+        updates, state = optimizer.update(gradient._replace(positions=to_positions), state, model)
+        model = apply_updates(model, updates)
+    return Pretrained(model, np.array(losses))
+
+
+def label_predictions(logits: Array, task: SetTask) -> Integers:
+    """The class whose label token has the largest of these logits, shape (...) from (..., vocabulary)."""
+    return np.asarray(logits[..., task.n_symbols : task.n_symbols + task.n_classes].argmax(axis=-1))
