@@ -7,7 +7,7 @@ $\operatorname{softmax}_1(s)_j=e^{s_j}/(1+\sum_ke^{s_k})$.
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -38,7 +38,7 @@ class LayerParams(NamedTuple):
 def _check_layer(
     hidden: Array, params: LayerParams, use_layernorm: bool = False, sink: bool = True, activation: str = "gelu"
 ) -> None:
-    shapes = {"hidden": (hidden, "... n_rows n_columns")}
+    shapes: dict[str, tuple[Any, str]] = {"hidden": (hidden, "... n_rows n_columns")}
     if params.attention is not None:
         for name, matrix in zip(MultiHeadAttention._fields, params.attention, strict=True):
             size = {"value": "d_value", "output": "d_value"}.get(name, "d_key")
@@ -105,7 +105,7 @@ def transformer_layer_vjp(
     return unflatten(output, shape), pullback
 
 
-# --- columns of all batch entries side by side, (n_rows, n_batch * n_columns): one matrix product for the whole batch ---
+# --- the columns of the whole batch side by side, (n_rows, n_batch * n_columns): one matrix product for all ---
 
 
 def flatten(hidden: Array) -> tuple[Array, tuple[int, ...]]:
@@ -129,8 +129,7 @@ def layer_forward(
     """:func:`transformer_layer` on (n_rows, n_batch * n_columns); arguments unchecked."""
     x = columns
     if params.attention is not None:
-        heads = [_split(_stack(w) @ x, len(w), n_columns) for w in params.attention[:3]]
-        query, key, value = _with_sink(*heads) if sink else heads
+        query, key, value = _heads(x, params.attention, n_columns, sink)
         attended = softmax_attention.unchecked(query, key, value, _mask(n_columns, sink), 1)
         x = x + _stack_inputs(params.attention.output) @ _merge(attended)
     if params.mlp is not None:
@@ -151,8 +150,7 @@ def _attention_vjp(
 ) -> tuple[Array, Callable[[Array], tuple[Array, MultiHeadAttention | None]]]:
     if weights is None:
         return x, lambda cotangent: (cotangent, None)
-    heads = [_split(_stack(w) @ x, len(w), n_columns) for w in weights[:3]]
-    query, key, value = _with_sink(*heads) if sink else heads
+    query, key, value = _heads(x, weights, n_columns, sink)
     attended, pull_attended = softmax_attention_vjp.unchecked(query, key, value, _mask(n_columns, sink), 1)
     merged, output = _merge(attended), _stack_inputs(weights.output)
 
@@ -164,7 +162,8 @@ def _attention_vjp(
             to_projected = _merge(to_head[..., :n_columns, :])
             to_x = to_x + _stack(w).T @ to_projected
             to_weights.append((to_projected @ x.T).reshape(w.shape))
-        return to_x, MultiHeadAttention(*to_weights, to_output)
+        to_query, to_key, to_value = to_weights
+        return to_x, MultiHeadAttention(to_query, to_key, to_value, to_output)
 
     return x + output @ merged, pullback
 
@@ -198,9 +197,12 @@ def _mask(n_columns: int, sink: bool) -> Mask:
     return np.concatenate([mask, np.ones((n_columns, 1), dtype=bool)], axis=1) if sink else mask
 
 
-def _with_sink(query: Array, key: Array, value: Array) -> tuple[Array, Array, Array]:
-    """Keys and values with one more token of zeros."""
-    return query, *(np.concatenate([x, 0 * x[..., :1, :]], axis=-2) for x in (key, value))
+def _heads(columns: Array, weights: MultiHeadAttention, n_columns: int, sink: bool) -> tuple[Array, Array, Array]:
+    """Queries, keys and values, (n_batch, n_heads, n_columns, .); the sink is one more key and value of zeros."""
+    query, key, value = (_split(_stack(w) @ columns, len(w), n_columns) for w in weights[:3])
+    if sink:
+        key, value = (np.concatenate([x, 0 * x[..., :1, :]], axis=-2) for x in (key, value))
+    return query, key, value
 
 
 def _stack(matrices: Array) -> Array:

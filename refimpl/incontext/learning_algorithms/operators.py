@@ -81,13 +81,13 @@ def aff_layer(
     functional = np.zeros((sizes["n_out"], n_rows), dtype=dtype)
     functional[:, list(rows_a)] += w1
     functional[:, list(rows_b)] += w2
-    functional -= _one_hot(rows_out, n_rows, dtype)
+    functional -= one_hot(rows_out, n_rows, dtype)
     offset = np.zeros(sizes["n_out"], dtype=dtype) if bias is None else bias.astype(dtype)
     if shift is None:
-        return LayerParams(mlp=_mlp(n_rows, *_linear_pairs(functional, offset, rows_out)))
+        return LayerParams(mlp=two_layers(n_rows, *linear_pairs(functional, offset, rows_out)))
     out = np.zeros(n_rows, dtype=dtype)
     out[list(rows_out)] = -shift
-    return LayerParams(mlp=(Linear(functional, offset + shift), Linear(_one_hot(rows_out, n_rows, dtype).T, out)))
+    return LayerParams(mlp=(Linear(functional, offset + shift), Linear(one_hot(rows_out, n_rows, dtype).T, out)))
 
 
 def mul_layer(
@@ -132,11 +132,11 @@ def mul_layer(
         check_rows(name, rows, n_rows, size)
     epsilon = check_number("epsilon", epsilon, "(0, inf)")
     i, j, k = (index.reshape(-1) for index in np.indices((a, b, c)))
-    first = _one_hot(np.asarray(rows_a)[i * b + j], n_rows, dtype)
-    second = _one_hot(np.asarray(rows_b)[j * c + k], n_rows, dtype)
-    written = _one_hot(np.asarray(rows_out)[i * c + k], n_rows, dtype)
-    erased = _linear_pairs(-_one_hot(rows_out, n_rows, dtype), np.zeros(a * c, dtype=dtype), rows_out)
-    return LayerParams(mlp=_mlp(n_rows, *_products(first, second, written, epsilon), *erased))
+    first = one_hot(np.asarray(rows_a)[i * b + j], n_rows, dtype)
+    second = one_hot(np.asarray(rows_b)[j * c + k], n_rows, dtype)
+    written = one_hot(np.asarray(rows_out)[i * c + k], n_rows, dtype)
+    erased = linear_pairs(-one_hot(rows_out, n_rows, dtype), np.zeros(a * c, dtype=dtype), rows_out)
+    return LayerParams(mlp=two_layers(n_rows, *products(first, second, written, epsilon), *erased))
 
 
 def mov_layer(
@@ -189,9 +189,9 @@ def mov_layer(
     check_rows("rows_to", rows_to, n_rows, len(rows_from))
     check_integer("one_row", one_row, 0, n_rows - 1)
     strength = check_number("strength", strength, "[0, inf)")
-    at_source, at_target, one = _one_hot([positions[source], positions[target], one_row], n_rows, dtype)
+    at_source, at_target, one = one_hot([positions[source], positions[target], one_row], n_rows, dtype)
     query = np.stack([2 * strength * at_target, -strength * one])
-    moved, erased = _one_hot(rows_from, n_rows, dtype), _one_hot(rows_to, n_rows, dtype)
+    moved, erased = one_hot(rows_from, n_rows, dtype), one_hot(rows_to, n_rows, dtype)
     return LayerParams(
         attention=MultiHeadAttention(
             query=np.stack([query, query]),
@@ -216,8 +216,8 @@ def div_layer(
     r"""The layer that adds $h_{rows}/|c|$, $c=h_{denom}$, to `rows_out`; to be run with layer norm.
 
     Attending to itself, a column writes $Nc$, $-Nc$ and minus the sum of its rows into the pads. So its mean is 0 and
-    its variance $(2N^2c^2+q)/D$, with $q=\sum_rh_r^2+(\sum_rh_r)^2$ over the rows that are no pads, and the norm divides
-    by $|c|$: written is $h_r/\sqrt{c^2+q/(2N^2)}$.
+    its variance $(2N^2c^2+q)/D$, with $q=\sum_rh_r^2+(\sum_rh_r)^2$ over the rows that are no pads, and the norm
+    divides by $|c|$: written is $h_r/\sqrt{c^2+q/(2N^2)}$.
 
     Parameters
     ----------
@@ -259,24 +259,24 @@ def div_layer(
         raise ValueError(f"rows_out: expected rows other than {list(rows)}, got {list(rows_out)}")
     scale = check_number("scale", scale, "(0, inf)")
     strength = check_number("strength", strength, "[0, inf)")
-    code, denominator = _one_hot(positions, n_rows, dtype), _one_hot([denom_row], n_rows, dtype)[0]
+    code, denominator = one_hot(positions, n_rows, dtype), one_hot([denom_row], n_rows, dtype)[0]
     total = np.ones(n_rows, dtype=dtype)
     total[list(pads)] = 0
-    read = _one_hot(rows, n_rows, dtype) * (scale * sqrt(2 / constant(n_rows, code)))
-    pairs = _linear_pairs(read, np.zeros(len(rows), dtype=dtype), rows_out)
+    read = one_hot(rows, n_rows, dtype) * (scale * sqrt(2 / constant(n_rows, code)))
+    pairs = linear_pairs(read, np.zeros(len(rows), dtype=dtype), rows_out)
     return LayerParams(
         attention=MultiHeadAttention(
             query=(strength * code)[None],
             key=code[None],
             value=np.stack([scale * denominator, -scale * denominator, -total])[None],
-            output=_one_hot(pads, n_rows, dtype).T[None],
+            output=one_hot(pads, n_rows, dtype).T[None],
         ),
-        mlp=_mlp(n_rows, *pairs),
+        mlp=two_layers(n_rows, *pairs),
     )
 
 
 def bypass_layer_norm(hidden: Array, scale: Any, separate_sum: bool = True) -> Array:
-    r"""The rows of each column after padding, layer norm and rescaling: $\sqrt{2N^2/D}\,\lambda([h;\text{pads}])_h\to h$.
+    r"""The rows of each column after pads, layer norm and rescaling: $\sqrt{2N^2/D}\,\lambda([h;\text{pads}])_h\to h$.
 
     Parameters
     ----------
@@ -309,24 +309,26 @@ def bypass_layer_norm(hidden: Array, scale: Any, separate_sum: bool = True) -> A
 
 # --- hidden units ---
 
-Units = tuple[Array, Array, Array]  # input weights (n_units, n_rows), biases (n_units,), output weights (n_rows, n_units)
+Units = tuple[
+    Array, Array, Array
+]  # input weights (n_units, n_rows), biases (n_units,), output weights (n_rows, n_units)
 
 
-def _one_hot(rows: Rows, n_rows: int, dtype: Any) -> Array:
+def one_hot(rows: Rows, n_rows: int, dtype: Any) -> Array:
     """The rows of the identity that select these rows."""
     out = np.zeros((len(rows), n_rows), dtype=dtype)
     out[np.arange(len(rows)), list(rows)] = 1
     return out
 
 
-def _linear_pairs(functional: Array, offset: Array, rows_out: Rows) -> tuple[Units, Units]:
+def linear_pairs(functional: Array, offset: Array, rows_out: Rows) -> tuple[Units, Units]:
     """Two units for each linear functional of a column, which add its value to a row: g(z) - g(-z) = z."""
-    written = _one_hot(rows_out, functional.shape[1], functional.dtype).T
+    written = one_hot(rows_out, functional.shape[1], functional.dtype).T
     return (functional, offset, written), (-functional, -offset, -written)
 
 
-def _products(first: Array, second: Array, written: Array, epsilon: Any) -> tuple[Units, Units, Units]:
-    """Three units for each product of two linear functionals, added with the weights `written`, (n_products, n_rows)."""
+def products(first: Array, second: Array, written: Array, epsilon: Any) -> tuple[Units, Units, Units]:
+    """Three units for each product of two linear functionals, added with weights `written`, (n_products, n_rows)."""
     factor = sqrt(constant("pi", first) / 2) / epsilon**2
     none = np.zeros(len(first), dtype=first.dtype)
     return (
@@ -336,7 +338,8 @@ def _products(first: Array, second: Array, written: Array, epsilon: Any) -> tupl
     )
 
 
-def _mlp(n_rows: int, *units: Units) -> tuple[Linear, Linear]:
+def two_layers(n_rows: int, *units: Units) -> tuple[Linear, Linear]:
+    """The perceptron of all these units."""
     inputs, biases, outputs = zip(*units, strict=True)
     zeros = np.zeros(n_rows, dtype=inputs[0].dtype)
     return Linear(np.concatenate(inputs), np.concatenate(biases)), Linear(np.concatenate(outputs, axis=1), zeros)

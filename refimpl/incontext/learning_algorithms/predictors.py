@@ -269,7 +269,7 @@ def linear_predictor(fit: Callable[..., Array], **arguments: Any) -> Predictor:
 
 
 def ridge_risk(eigenvalues: Array, ridge: Any, noise_var: Any, prior_var: Any) -> Array:
-    r"""$\mathbb E\lVert\hat w_\lambda-w\rVert^2=\sum_i\frac{\tau^2\lambda^2+\sigma^2s_i}{(s_i+\lambda)^2}$ of ridge, given $X$.
+    r"""$\mathbb E\lVert\hat w-w\rVert^2=\sum_i\frac{\tau^2\lambda^2+\sigma^2s_i}{(s_i+\lambda)^2}$ of ridge, given X.
 
     Parameters
     ----------

@@ -6,6 +6,7 @@ with scores $s_v$ that are learned, not functions of the data; one probe for eac
 """
 
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,8 +19,8 @@ from refimpl.primitives.numbers import Array, common_dtype
 
 
 class PositionAttentionProbe(NamedTuple):
-    r"""``scores`` (n_columns,), ``value`` $W_v$ (n_values, n_rows) and ``layers``, one ``Linear`` for a linear probe or two
-    with GeLU between them."""
+    r"""``scores`` (n_columns,), ``value`` $W_v$ (n_values, n_rows) and ``layers``, one ``Linear`` for a linear probe or
+    two with GeLU between them."""
 
     scores: Array
     value: Array
@@ -108,8 +109,7 @@ def initial_probe(
         return (rng.standard_normal((n_outputs, n_inputs)) / n_inputs**0.5).astype(dtype)
 
     layers = [
-        Linear(gaussian(n_outputs, n_inputs), np.zeros(n_outputs, dtype))
-        for n_inputs, n_outputs in zip(widths[:-1], widths[1:], strict=True)
+        Linear(gaussian(n_outputs, n_inputs), np.zeros(n_outputs, dtype)) for n_inputs, n_outputs in pairwise(widths)
     ]
     return PositionAttentionProbe(np.zeros(n_columns, dtype), gaussian(n_target, n_rows), layers)
 

@@ -4,8 +4,8 @@ A program is a list of instructions on named *registers*, blocks of rows that ev
 exact operators of :mod:`refimpl.primitives.column_operators`, one after another, and a transformer, whose layers
 :func:`compile_program` makes of the instructions one by one.
 
-Columns alternate $x_1,y_1,x_2,y_2,\dots,x_n,y_n,x_{query}$. Work on example $i$ is done in the column of $y_i$, the only
-one that holds meaningful numbers: all but ``mov`` act on every column alike.
+Columns alternate $x_1,y_1,x_2,y_2,\dots,x_n,y_n,x_{query}$. Work on example $i$ is done in the column of $y_i$, the
+only one that holds meaningful numbers: all but ``mov`` act on every column alike.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,7 +13,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from refimpl.incontext.learning_algorithms.layer import LayerParams, flatten, layer_forward, transformer_layer, unflatten
+from refimpl.incontext.learning_algorithms.layer import (
+    LayerParams,
+    flatten,
+    layer_forward,
+    transformer_layer,
+    unflatten,
+)
 from refimpl.incontext.learning_algorithms.operators import aff_layer, div_layer, mov_layer, mul_layer
 from refimpl.primitives import column_operators
 from refimpl.primitives.checks import check_integer, check_number, check_shapes
@@ -66,8 +72,8 @@ Instruction = Mov | Mul | Div | Aff
 class Program(NamedTuple):
     """Instructions, and the size of each register in the order of its rows.
 
-    ``positions`` (a one-hot code of the column, one row each), ``one`` (a row of ones) and, for ``Div``, ``pads`` (three
-    rows) are what the transformer needs; the exact machine ignores them.
+    ``positions`` (a one-hot code of the column, one row each), ``one`` (a row of ones) and, for ``Div``, ``pads``
+    (three rows) are what the transformer needs; the exact machine ignores them.
     """
 
     instructions: tuple[Instruction, ...]
@@ -155,7 +161,7 @@ def gradient_descent_listing(n_inputs: Any, n_examples: int, learning_rate: Any,
 
 
 def sherman_morrison_listing(n_inputs: Any, n_examples: int) -> Program:
-    r"""Ridge regression by one rank-one update of $A=(\lambda I+\sum_ix_ix_i^\top)^{-1}$ an example: 11n + 2 instructions.
+    r"""Ridge regression, a rank-one update of $A=(\lambda I+\sum_ix_ix_i^\top)^{-1}$ an example: 11n + 2 instructions.
 
     Parameters
     ----------
@@ -165,8 +171,8 @@ def sherman_morrison_listing(n_inputs: Any, n_examples: int) -> Program:
     Returns
     -------
     Program
-        With 3 d^2 + 6 d + 7 + T rows for T = 2 n + 1 columns. It starts from what `inverse` holds in every column, which
-        is to be $I/\lambda$.
+        With 3 d^2 + 6 d + 7 + T rows for T = 2 n + 1 columns. It starts from what `inverse` holds in every column,
+        which is to be $I/\lambda$.
 
     Raises
     ------
@@ -271,19 +277,17 @@ def run_exactly(program: Program, hidden: Array) -> Array:
         If the rows are not the program's, an entry is not finite or a denominator is 0.
     """
     check_shapes(hidden=(hidden, f"... {program.n_rows} n_columns"))
-    rows = program.rows
     for step in program.instructions:
+        first, second, out = _operands(program, step)
         match step:
             case Mov():
-                hidden = column_operators.mov(hidden, step.source, step.target, rows(*step.first), rows(*step.out))
+                hidden = column_operators.mov(hidden, step.source, step.target, first, out)
             case Mul():
-                operands = (rows(name) for name in (step.first, step.second, step.out))
-                hidden = column_operators.mul(hidden, step.a, step.b, step.c, *operands)
+                hidden = column_operators.mul(hidden, step.a, step.b, step.c, first, second, out)
             case Div():
-                hidden = column_operators.div(hidden, rows(step.first), rows(step.second)[0], rows(step.out))
+                hidden = column_operators.div(hidden, first, second[0], out)
             case Aff():
-                operands = (rows(*names) for names in (step.first, step.second, step.out))
-                hidden = column_operators.aff(hidden, *operands, *_affine(program, step, hidden.dtype))
+                hidden = column_operators.aff(hidden, first, second, out, *_affine(step, len(out), hidden.dtype))
     return hidden
 
 
@@ -306,23 +310,21 @@ def compile_program(
     ValueError
         If a number is out of range.
     """
-    n_rows, rows = program.n_rows, program.rows
-    positions, one = rows("positions"), rows("one")[0]
+    n_rows = program.n_rows
+    positions, one = program.rows("positions"), program.rows("one")[0]
     layers = []
     for step in program.instructions:
+        first, second, out = _operands(program, step)
         match step:
             case Mov():
-                moved = rows(*step.first), rows(*step.out)
-                params = mov_layer(n_rows, step.source, step.target, *moved, positions, one, dtype=dtype)
+                params = mov_layer(n_rows, step.source, step.target, first, out, positions, one, dtype=dtype)
             case Mul():
-                operands = (rows(name) for name in (step.first, step.second, step.out))
-                params = mul_layer(n_rows, step.a, step.b, step.c, *operands, epsilon, dtype)
+                params = mul_layer(n_rows, step.a, step.b, step.c, first, second, out, epsilon, dtype)
             case Div():
-                divided = rows(step.first), rows(step.second)[0], rows(step.out)
-                params = div_layer(n_rows, *divided, rows("pads"), positions, scale, dtype=dtype)
+                pads = program.rows("pads")
+                params = div_layer(n_rows, first, second[0], out, pads, positions, scale, dtype=dtype)
             case Aff():
-                operands = (rows(*names) for names in (step.first, step.second, step.out))
-                params = aff_layer(n_rows, *operands, *_affine(program, step, dtype))
+                params = aff_layer(n_rows, first, second, out, *_affine(step, len(out), dtype))
         layers.append(CompiledLayer(params, isinstance(step, Div)))
     return layers
 
@@ -352,12 +354,17 @@ def execute(layers: Sequence[CompiledLayer], hidden: Array) -> Array:
     return unflatten(columns, shape)
 
 
-def _affine(program: Program, step: Aff, dtype: Any) -> tuple[Array, Array, Array]:
+def _operands(program: Program, step: Instruction) -> tuple[list[int], list[int], list[int]]:
+    """The rows of its operands and of its output; a ``Mov`` has no second operand."""
+    names = (step.first, () if isinstance(step, Mov) else step.second, step.out)
+    first, second, out = (program.rows(*((name,) if isinstance(name, str) else name)) for name in names)
+    return first, second, out
+
+
+def _affine(step: Aff, size: int, dtype: Any) -> tuple[Array, Array, Array]:
     """Its two matrices, multiples of the identity, and its bias."""
-    size = len(program.rows(*step.out))
-    identity = np.eye(size, dtype=dtype)
-    first, second = (coefficient * identity for coefficient in step.coefficients)
-    return first.astype(dtype), second.astype(dtype), np.full(size, step.constant, dtype=dtype)
+    first, second = ((coefficient * np.eye(size, dtype=dtype)).astype(dtype) for coefficient in step.coefficients)
+    return first, second, np.full(size, step.constant, dtype=dtype)
 
 
 # --- both theorems ---

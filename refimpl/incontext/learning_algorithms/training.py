@@ -77,7 +77,7 @@ def sample_prompts(
     input_law: str = "normal*1+0",
     dtype: Any = np.float64,
 ) -> Prompts:
-    r"""Tasks $y=w^\top x+\sigma\epsilon$ with $w\sim N(0,\tau^2I)$; the noise is in every target, of later positions too.
+    r"""Tasks $y=w^\top x+\sigma\epsilon$ with $w\sim N(0,\tau^2I)$; noise is in all targets, of later positions too.
 
     Parameters
     ----------
@@ -211,7 +211,9 @@ def learner_predictions_vjp(
     n_points = x.shape[-2]
     embedded, pull_embedding = linear_vjp.unchecked(_tokens(x, y), *learner.embedding)
     n_tokens = embedded.shape[-2]
-    stream, pull_blocks = transformer_vjp.unchecked(embedded + learner.positions[:n_tokens], learner.blocks, activation=GELU)
+    stream, pull_blocks = transformer_vjp.unchecked(
+        embedded + learner.positions[:n_tokens], learner.blocks, activation=GELU
+    )
     normed, pull_norm = layer_norm_vjp.unchecked(stream[..., ::2, :], *learner.norm)
     read, pull_read = linear_vjp.unchecked(normed, *learner.read_out)
 
@@ -226,9 +228,7 @@ def learner_predictions_vjp(
         to_tokens, *to_embedding = pull_embedding(to_embedded)
         to_y = np.zeros(y.shape, dtype=to_tokens.dtype)
         to_y[..., : n_points - 1] = to_tokens[..., 1::2, 0]
-        to_learner = Learner(
-            Linear(*to_embedding), to_positions, list(to_blocks), Norm(*to_norm), Linear(*to_read)
-        )
+        to_learner = Learner(Linear(*to_embedding), to_positions, list(to_blocks), Norm(*to_norm), Linear(*to_read))
         return to_tokens[..., ::2, 1:], to_y, to_learner
 
     return read[..., 0], pullback
@@ -261,7 +261,9 @@ def _tokens(x: Array, y: Array) -> Array:
 # --- training ---
 
 
-def learner_loss_vjp(x: Array, y: Array, learner: Learner) -> tuple[Array, Callable[[Array], tuple[Array, Array, Learner]]]:
+def learner_loss_vjp(
+    x: Array, y: Array, learner: Learner
+) -> tuple[Array, Callable[[Array], tuple[Array, Array, Learner]]]:
     r"""The mean of $(y_i-T_\theta(x_1,y_1,\dots,x_i))^2$ over tasks and positions, and its pullback."""
     prediction, pull = learner_predictions_vjp(x, y, learner)
     error = prediction - y
