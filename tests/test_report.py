@@ -92,7 +92,7 @@ def test_latex_becomes_mathml_with_its_letters() -> None:
     found = mathml(r"\mathbb E\lVert x\rVert\le\mathcal N\operatorname{tr}\mathrm{softmax}")
     assert "𝔼" in found
     assert "𝒩" in found
-    assert "<mi mathvariant=\"normal\">softmax</mi>" in found
+    assert '<mi mathvariant="normal">softmax</mi>' in found
     assert "≤" in found
 
 
@@ -118,8 +118,8 @@ def test_prose_is_escaped_and_marked_up() -> None:
 
 def test_a_docstring_has_its_sections_lists_tables_and_displays() -> None:
     found = document(
-        "Intro $x$.\n\n$$a\n=b.$$\n\n- one\n  more\n- two\n\n====  ====\nA     B\n====  ====\n$x$   ``y``\n====  ====\n\n"
-        "Parameters\n----------\nx : array\n    What it is.\n\nSource: Eq. 1."
+        "Intro $x$.\n\n$$a\n=b.$$\n\n- one\n  more\n- two\n\n"
+        "====  ====\nA     B\n====  ====\n$x$   ``y``\n====  ====\n\nParameters\n----------\nx : array\n    What it is.\n\nSource: Eq. 1."
     )
     assert '<div class="display"><math' in found
     assert "<li>one more</li><li>two</li>" in found
@@ -141,8 +141,11 @@ def test_a_figure_is_drawn_and_its_numbers_stored() -> None:
     assert draw.svg(figure) == draw.svg(figure)
     assert draw.svg(figure).count("<svg") == 1
     rows = list(csv.reader(io.StringIO(draw.data(figure))))
-    assert rows == [["part", "x", "y", "spread"], ["one", "1.0", "3.0", "0.1"], ["one", "2.0", "4.0", "0.2"]] + [
-        ["two", "1.0", "5.0", ""]
+    assert rows == [
+        ["part", "x", "y", "spread"],
+        ["one", "1.0", "3.0", "0.1"],
+        ["one", "2.0", "4.0", "0.2"],
+        ["two", "1.0", "5.0", ""],
     ]
 
 
@@ -294,10 +297,9 @@ def browser() -> Iterator[Any]:
     webdriver = pytest.importorskip("selenium.webdriver")
     options = webdriver.ChromeOptions()
     options.binary_location = binary
-    for switch in (
-        "headless=new no-sandbox disable-gpu disable-quic no-first-run disable-background-networking "
-        "disable-component-update disable-sync disable-dev-shm-usage"
-    ).split():
+    for switch in ("headless=new", "no-sandbox", "disable-gpu", "disable-quic", "no-first-run", "disable-sync"):
+        options.add_argument(f"--{switch}")
+    for switch in ("disable-background-networking", "disable-component-update", "disable-dev-shm-usage"):
         options.add_argument(f"--{switch}")
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     found = webdriver.Chrome(options=options, service=webdriver.ChromeService(executable_path=driver))

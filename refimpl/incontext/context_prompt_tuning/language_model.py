@@ -4,6 +4,7 @@ It stands for the pretrained model that the method leaves frozen: embeddings in,
 """
 
 from collections.abc import Callable
+from itertools import count
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,9 +14,11 @@ from refimpl.primitives.checks import check_integer, check_number, check_shapes,
 from refimpl.primitives.layers import linear_vjp
 from refimpl.primitives.losses import cross_entropy_vjp
 from refimpl.primitives.numbers import Array
-from refimpl.primitives.optimizers import adam, apply_updates, chain, clip_by_global_norm
+from refimpl.primitives.optimizers import adam, chain, clip_by_global_norm
 from refimpl.primitives.schedules import cosine_decay
+from refimpl.primitives.training import run, training_steps
 from refimpl.primitives.transformer import Block, initial_transformer, transformer_vjp
+from refimpl.primitives.trees import tree_map
 
 
 class LanguageModel(NamedTuple):
@@ -115,7 +118,7 @@ class SetTask(NamedTuple):
 
     n_symbols: int = 16
     n_classes: int = 3
-    set_size: int = 2
+    set_size: int = 1
 
     @property
     def vocabulary(self) -> int:
@@ -153,7 +156,9 @@ def draw_sets(task: SetTask, n_tasks: int, rng: np.random.Generator) -> Integers
     return order[:, :needed].reshape(n_tasks, task.n_classes, task.set_size)
 
 
-def sample_examples(task: SetTask, sets: Integers, classes: Integers, rng: np.random.Generator) -> Integers:
+def sample_examples(
+    task: SetTask, sets: Integers, classes: Integers, rng: np.random.Generator, noise: bool = True
+) -> Integers:
     """Examples ``[IN, s, s', OUT, y]``: one symbol of the class's set and one of no set, in random order.
 
     Parameters
@@ -162,6 +167,8 @@ def sample_examples(task: SetTask, sets: Integers, classes: Integers, rng: np.ra
     sets : array of integers, shape (n_tasks, n_classes, set_size)
     classes : array of integers, shape (n_tasks, n_examples)
     rng : np.random.Generator
+    noise : bool
+        Without it the symbol of the set stands in both places.
 
     Returns
     -------
@@ -170,8 +177,8 @@ def sample_examples(task: SetTask, sets: Integers, classes: Integers, rng: np.ra
     n_tasks = len(classes)
     members = sets[np.arange(n_tasks)[:, None], classes, rng.integers(task.set_size, size=classes.shape)]
     free = np.stack([np.setdiff1d(np.arange(task.n_symbols), one) for one in sets])
-    noise = free[np.arange(n_tasks)[:, None], rng.integers(free.shape[1], size=classes.shape)]
-    pair = rng.permuted(np.stack([members, noise], axis=-1), axis=-1)
+    other = free[np.arange(n_tasks)[:, None], rng.integers(free.shape[1], size=classes.shape)] if noise else members
+    pair = rng.permuted(np.stack([members, other], axis=-1), axis=-1)
     columns = [np.full(classes.shape, task.input_template), pair[..., 0], pair[..., 1]]
     columns += [np.full(classes.shape, task.output_template), task.label(classes)]
     return np.stack(columns, axis=-1)
@@ -202,18 +209,20 @@ def pretrain(
     n_heads: int = 4,
     batch: int = 64,
     learning_rate: float = 3e-3,
-    spare_positions: int = 0,
 ) -> Pretrained:
-    """Train on prompts of fresh tasks, with the loss at the label of every example but the first, by Adam.
+    """Train in float32 on prompts of fresh tasks, with the loss at the label of every example but the first, by Adam.
+
+    For the first third of the steps the examples have no noise symbol: the circuit that copies the label of a matching
+    example forms within a thousand steps there, and hardly at all otherwise.
 
     Parameters
     ----------
     task : SetTask
-    n_examples, n_steps, d, n_blocks, n_heads, batch : int >= 1
+    n_examples : int >= 2
+    n_steps, d, n_blocks, n_heads, batch : int >= 1
     rng : np.random.Generator
     learning_rate : number > 0
-    spare_positions : int >= 0
-        Positions beyond the prompt, trained on prompts that start that much later.
+        Decays to zero along a cosine.
 
     Raises
     ------
@@ -222,33 +231,31 @@ def pretrain(
 
     Source: arXiv 2410.17222 tunes the context of pretrained models; this is the smallest that learns from one.
     """
-    check_integer("n_examples", n_examples, 2)
-    check_integer("n_steps", n_steps, 1)
-    check_number("learning_rate", learning_rate, "(0, inf)")
+    n_examples = check_integer("n_examples", n_examples, 2)
+    n_steps = check_integer("n_steps", n_steps, 1)
+    learning_rate = check_number("learning_rate", learning_rate, "(0, inf)")
     length = EXAMPLE_LENGTH * n_examples
-    model = initial_language_model(task.vocabulary, length + spare_positions, d, n_blocks, n_heads, rng)
-    optimizer = chain(clip_by_global_norm(1.0), adam(cosine_decay(learning_rate, n_steps)))
-    state = optimizer.init(model)
-    at_labels = np.arange(EXAMPLE_LENGTH * 2 - 2, length, EXAMPLE_LENGTH)
-    losses = []
-    for _ in range(n_steps):
+    initial = initial_language_model(task.vocabulary, length, d, n_blocks, n_heads, rng)
+    at_labels = np.arange(2 * EXAMPLE_LENGTH - 2, length, EXAMPLE_LENGTH)
+    drawn = count()
+
+    def sample() -> Integers:
         sets = draw_sets(task, batch, rng)
-        tokens = sample_examples(task, sets, rng.integers(task.n_classes, size=(batch, n_examples)), rng)
-        tokens = tokens.reshape(batch, -1)
-        start = int(rng.integers(spare_positions + 1))
-        shifted = model._replace(positions=model.positions[start : start + length])
-        logits, pull_model = next_token_logits_vjp.unchecked(model.embedding[tokens], shifted)
-        losses_at, pull_loss = cross_entropy_vjp.unchecked(logits[:, at_labels], tokens[:, at_labels + 1])
-        losses.append(losses_at.mean())
+        classes = rng.integers(task.n_classes, size=(batch, n_examples))
+        return sample_examples(task, sets, classes, rng, noise=3 * next(drawn) >= n_steps).reshape(batch, -1)
+
+    def loss_and_gradients(model: LanguageModel, tokens: Integers) -> tuple[float, LanguageModel]:
+        logits, pull_model = next_token_logits_vjp.unchecked(model.embedding[tokens], model)
+        losses, pull_loss = cross_entropy_vjp.unchecked(logits[:, at_labels], tokens[:, at_labels + 1])
         to_logits = np.zeros_like(logits)
-        (to_logits[:, at_labels],) = pull_loss(np.full_like(losses_at, 1 / losses_at.size))
+        (to_logits[:, at_labels],) = pull_loss(np.full_like(losses, 1 / losses.size))
         to_embeddings, gradient = pull_model(to_logits)
         np.add.at(gradient.embedding, tokens, to_embeddings)
-        to_positions = np.zeros_like(model.positions)
-        to_positions[start : start + length] = gradient.positions
-        updates, state = optimizer.update(gradient._replace(positions=to_positions), state, model)
-        model = apply_updates(model, updates)
-    return Pretrained(model, np.array(losses))
+        return float(losses.mean()), gradient
+
+    optimizer = chain(clip_by_global_norm(1.0), adam(cosine_decay(learning_rate, n_steps)))
+    in_float32 = tree_map(lambda leaf: leaf.astype(np.float32), initial)
+    return Pretrained(*run(training_steps(in_float32, loss_and_gradients, sample, optimizer), n_steps))
 
 
 def label_predictions(logits: Array, task: SetTask) -> Integers:

@@ -337,7 +337,7 @@ def _sentences(draw: st.DrawFn) -> Arguments:
     def matrix(*shape: int) -> Array:
         return draw(real_arrays(shape)) / 2
 
-    attention = MultiHeadAttention(*(matrix(2, 2, d) for _ in range(3)), matrix(2, d, 2))
+    attention = MultiHeadAttention(matrix(2, 2, d), matrix(2, 2, d), matrix(2, 2, d), matrix(2, d, 2))
     model = LanguageModel(matrix(vocabulary, d), matrix(4, d), [Block(attention)], matrix(vocabulary, d))
     return {"embeddings": draw(real_arrays((*draw(BATCHES), n_tokens, d))), "model": model}
 
@@ -353,7 +353,7 @@ register(
             "model": LanguageModel(
                 symbols("v", 2, 1),
                 symbols("p", 2, 1),
-                [Block(MultiHeadAttention(*(symbols(name, 1, 1, 1) for name in "qkuo")))],
+                [Block(MultiHeadAttention(*[symbols(name, 1, 1, 1) for name in "qkuo"]))],
                 symbols("r", 2, 1),
             ),
         },
