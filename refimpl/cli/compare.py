@@ -92,7 +92,7 @@ def _load(what: str, name: str) -> Callable[..., Any]:
         raise UsageError(f"{what} {name}: {type(error).__name__}: {error}") from None
     if not callable(found):
         raise UsageError(f"{what} {name}: is not callable")
-    return found  # type: ignore[no-any-return]
+    return found
 
 
 def _progress(done: int, total: int) -> None:

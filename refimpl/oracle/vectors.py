@@ -143,7 +143,7 @@ def _library() -> Any:
 
 def _serialize(tensors: dict[str, Array]) -> bytes:
     plain = {name: np.array(tensor, order="C") for name, tensor in tensors.items()}
-    return _library().numpy.save(plain)  # type: ignore[no-any-return]
+    return bytes(_library().numpy.save(plain))
 
 
 def read(path: pathlib.Path) -> dict[str, Array]:
@@ -203,8 +203,8 @@ def verify(directory: str | pathlib.Path, outputs: str | pathlib.Path | None = N
     Raises
     ------
     ValueError
-        If the folder or a file of it cannot be trusted at all: no manifest, a malformed one, a path out of the folder, no
-        safetensors file.
+        If the folder or a file of it cannot be trusted at all: no manifest, a malformed one, a path out of the folder,
+        no safetensors file.
     """
     directory = pathlib.Path(directory)
     for entry in _manifest(directory)["files"]:

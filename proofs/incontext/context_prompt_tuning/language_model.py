@@ -100,7 +100,7 @@ def accuracies(rng: np.random.Generator, direction: Any) -> dict[Method, Array]:
     statement=r"\mathrm{acc}_{CPT}-\mathrm{acc}_{PT}>0,\qquad\mathrm{acc}_{CPT}-\mathrm{acc}_{IPT}>-0.03",
     method="experiment",
     scope="a 2-layer transformer of width 32 trained here on set classification, 4 shots of 3 classes, 400 new tasks "
-    "with 120 queries, 10 epochs of Adam, 5 virtual tokens; whole intervals, paired by task. That the paper's method beats "
+    "with 120 queries, 10 epochs of Adam, 5 virtual tokens; whole intervals, paired by task. That the method beats "
     "instruction prompt tuning is not decided at this scale",
     cost="full",
     control=Control("the context is tuned the wrong way", direction="maximise"),

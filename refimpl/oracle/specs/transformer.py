@@ -28,7 +28,12 @@ def _stacks(draw: st.DrawFn) -> Arguments:
 
     blocks = []
     for _ in range(draw(st.integers(1, 2))):
-        attention = MultiHeadAttention(*(matrix(n_heads, d_head, d) for _ in range(3)), matrix(n_heads, d, d_head))
+        attention = MultiHeadAttention(
+            query=matrix(n_heads, d_head, d),
+            key=matrix(n_heads, d_head, d),
+            value=matrix(n_heads, d_head, d),
+            output=matrix(n_heads, d, d_head),
+        )
         layers = None
         if draw(st.booleans()):
             layers = [
@@ -46,7 +51,7 @@ def _stacks(draw: st.DrawFn) -> Arguments:
 
 
 def _symbolic_block() -> Arguments:
-    attention = MultiHeadAttention(*(symbols(name, 1, 1, 2) for name in "qkv"), symbols("o", 1, 2, 1))
+    attention = MultiHeadAttention(*[symbols(name, 1, 1, 2) for name in "qkv"], symbols("o", 1, 2, 1))
     layers = [Linear(symbols("w", 1, 2), symbols("b", 1)), Linear(symbols("u", 2, 1), symbols("c", 2))]
     return {
         "x": symbols("x", 2, 2),
