@@ -120,7 +120,7 @@ def test_a_docstring_has_its_sections_lists_tables_and_displays() -> None:
     found = document(
         "Intro $x$.\n\n$$a\n=b.$$\n\n- one\n  more\n- two\n\n"
         "====  ====\nA     B\n====  ====\n$x$   ``y``\n====  ====\n\n"
-        + "Parameters\n----------\nx : array\n    What it is.\n\nSource: Eq. 1."
+        "Parameters\n----------\nx : array\n    What it is.\n\nSource: Eq. 1."
     )
     assert '<div class="display"><math' in found
     assert "<li>one more</li><li>two</li>" in found

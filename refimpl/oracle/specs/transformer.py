@@ -51,7 +51,9 @@ def _stacks(draw: st.DrawFn) -> Arguments:
 
 
 def _symbolic_block() -> Arguments:
-    attention = MultiHeadAttention(*[symbols(name, 1, 1, 2) for name in "qkv"], symbols("o", 1, 2, 1))
+    attention = MultiHeadAttention(
+        symbols("q", 1, 1, 2), symbols("k", 1, 1, 2), symbols("v", 1, 1, 2), symbols("o", 1, 2, 1)
+    )
     layers = [Linear(symbols("w", 1, 2), symbols("b", 1)), Linear(symbols("u", 2, 1), symbols("c", 2))]
     return {
         "x": symbols("x", 2, 2),
