@@ -32,8 +32,9 @@ METHODS: tuple[Method, ...] = ("context-aware", "prompt", "instruction prompt")
 
 @cache
 def frozen_model(seed: int) -> LanguageModel:
-    """A model trained on prompts of 6 examples."""
-    return pretrain(TASK, 6, 5000, np.random.default_rng(seed)).model
+    """The model with the lowest training loss of three: some trainings never find the noise symbol out."""
+    trained = [pretrain(TASK, 6, 5000, np.random.default_rng([seed, run])) for run in range(3)]
+    return min(trained, key=lambda one: float(one.losses[-200:].mean())).model
 
 
 def accuracy(model: LanguageModel, in_front: Array, queries: Any) -> float:
