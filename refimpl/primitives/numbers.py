@@ -168,7 +168,8 @@ def constant(value: int | str, like: Array) -> Array:
     return np.asarray(np.longdouble(digits)).astype(like.dtype)
 
 
-SHORT_ROW = 64
+# NumPy reduces rows one by one: quick for few or long rows, slow for many short ones.
+SHORT_ROW, FEW_ROWS = 64, 64
 
 
 def row_max(x: Array) -> Array:
@@ -179,24 +180,25 @@ def row_max(x: Array) -> Array:
     """
     if x.dtype == object:
         return np.zeros((*x.shape[:-1], 1), dtype=object)
-    if x.shape[-1] > SHORT_ROW:
-        return np.max(x, axis=-1, keepdims=True)
-    # NumPy reduces short rows one by one; columns, all rows at a time.
+    if x.shape[-1] > SHORT_ROW or x.size <= FEW_ROWS * x.shape[-1]:
+        return np.asanyarray(np.maximum.reduce(x, axis=-1, keepdims=True))
     columns = x.reshape(-1, x.shape[-1]).T.copy()
     return np.asanyarray(np.max(columns, axis=0)).reshape(*x.shape[:-1], 1)
 
 
 def row_sum(x: Array) -> Array:
-    """Sum over the last axis, kept as an axis of length 1; as a matrix product, which is fast on short rows too."""
+    """Sum over the last axis, kept as an axis of length 1."""
     if x.dtype == object:
         return np.asarray(x.sum(axis=-1, keepdims=True))
+    if x.size <= FEW_ROWS * x.shape[-1]:
+        return np.asanyarray(np.add.reduce(x, axis=-1, keepdims=True))
     total = x.reshape(-1, x.shape[-1]) @ np.ones(x.shape[-1], dtype=x.dtype)
     return total.reshape(*x.shape[:-1], 1)
 
 
 def row_dot(x: Array, y: Array) -> Array:
     """Inner product of corresponding rows, over the last axis, which is kept as an axis of length 1."""
-    if is_symbolic(x, y):
+    if x.dtype == object or y.dtype == object:
         return np.asarray((x * y).sum(axis=-1, keepdims=True))
     return np.asanyarray(np.vecdot(x, y))[..., None]
 
