@@ -177,7 +177,7 @@ def plain_errors(seed: int, index: int, tasks: RegressionTasks) -> Array:
     r"\mathcal L(\text{LayerNorm})\ge1.1\,\mathcal L(\mathrm{GD})",
     method="experiment",
     scope="10 inputs and 10 context points. Heads: 150 pairs of runs of at most 800 Adam steps at rate 0.001 on "
-    "batches of 128 from the code's initialisation, T the steps until the running loss is below 0.26. Layer normalisation: "
+    "batches of 128 from the code's initialisation, T the steps until the running loss is below 0.26. Normalisation: "
     "3 runs of 3000 steps, the best, on 10000 fresh tasks shared with gradient descent",
     uses=("linear_attention/LA12", "linear_attention/LA14"),
     cost="full",
