@@ -249,7 +249,7 @@ def test_contrast_is_aa_in_light_and_dark(built: Path) -> None:
 
 
 def write_results(path: Path, found: list[results.Result]) -> Path:
-    with path.open("w") as file:
+    with path.open("ab", buffering=0) as file:
         for one in found:
             results.append(file, one)
     return path

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from refimpl.oracle.spec import Spec, all_specs, differentiable
 from refimpl.primitives.trees import leaves, tree_map
 
-SPECS = [spec for name, spec in all_specs().items() if name.startswith("primitives/")]
+SPECS = [spec for name, spec in all_specs().items() if name.startswith("primitives/") and "float16" in spec.dtypes]
 
 
 @pytest.mark.parametrize("spec", SPECS, ids=lambda spec: spec.name)
@@ -19,7 +19,8 @@ def test_half_precision_is_kept(spec: Spec, data: st.DataObject) -> None:
     names = differentiable(arguments)
     half = arguments | {name: tree_map(lambda leaf: leaf.astype(np.float16), arguments[name]) for name in names}
     with np.errstate(all="ignore"):
-        assert spec.vjp is not None
-        output, pullback = spec.vjp(**half)
-        everything = [spec.reference(**half), output, *pullback(tree_map(np.ones_like, output))]
+        everything = [spec.reference(**half)]
+        if spec.vjp is not None:
+            output, pullback = spec.vjp(**half)
+            everything += [output, *pullback(tree_map(np.ones_like, output))]
     assert {leaf.dtype for leaf in leaves(everything)} == {np.dtype(np.float16)}
