@@ -1,6 +1,7 @@
 """Small real data sets as prompts (extra ``data``)."""
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -9,8 +10,12 @@ from refimpl.primitives.checks import check_integer
 from refimpl.primitives.numbers import Array
 from refimpl.tasks.linear_regression import RegressionTasks
 
+DIABETES_PATIENTS = 442
 
-def diabetes_prompts(n_tasks: int, n_context: int, rng: np.random.Generator) -> RegressionTasks:
+
+def diabetes_prompts(
+    n_tasks: int, n_context: int, rng: np.random.Generator, patients: Array | None = None
+) -> RegressionTasks:
     """Prompts whose rows are patients of scikit-learn's bundled diabetes data, each row at most once in a prompt.
 
     The ten features and the target (progression of the disease after a year) are standardised over all 442 patients to
@@ -19,8 +24,10 @@ def diabetes_prompts(n_tasks: int, n_context: int, rng: np.random.Generator) -> 
     Parameters
     ----------
     n_tasks : int >= 1
-    n_context : int from 1 to 441
+    n_context : int >= 1, below the number of patients
     rng : numpy.random.Generator
+    patients : integer array, optional
+        The rows to draw from, each at most once; all 442 if None.
 
     Returns
     -------
@@ -29,16 +36,15 @@ def diabetes_prompts(n_tasks: int, n_context: int, rng: np.random.Generator) -> 
     Raises
     ------
     ValueError
-        If a size is out of range.
+        If a size is out of range or `patients` are not different rows of the data.
     """
-    from sklearn.datasets import load_diabetes
-
-    features, target = load_diabetes(return_X_y=True)
-    rows = np.column_stack([features, target])
-    rows = (rows - rows.mean(axis=0)) / rows.std(axis=0)
+    rows = _diabetes_rows()
+    chosen_from = np.arange(len(rows)) if patients is None else _check_patients(patients)
     n_tasks = check_integer("n_tasks", n_tasks, 1)
-    n_context = check_integer("n_context", n_context, 1, len(rows) - 1)
-    chosen = rng.permuted(np.tile(np.arange(len(rows)), (n_tasks, 1)), axis=1)[:, : n_context + 1]
+    n_context = check_integer("n_context", n_context, 1, len(chosen_from) - 1)
+    # Where the smallest of as many random numbers as patients are: a random subset, and a random one of it last.
+    places = np.argpartition(rng.random((n_tasks, len(chosen_from))), n_context, axis=-1)[:, : n_context + 1]
+    chosen = chosen_from[places]
     columns = np.swapaxes(rows[chosen], -1, -2)
     return RegressionTasks(columns[:, :-1, :-1], columns[:, -1:, :-1], columns[:, :-1, -1], columns[:, -1:, -1])
 
@@ -96,3 +102,24 @@ def digit_shots(
     held_out = np.ones((n_draws, len(images)), dtype=bool)
     np.put_along_axis(held_out, rows, False, axis=1)
     return DigitShots(images[rows], targets[rows], images, targets, held_out)
+
+
+@cache
+def _diabetes_rows() -> Array:
+    from sklearn.datasets import load_diabetes
+
+    features, target = load_diabetes(return_X_y=True)
+    rows = np.column_stack([features, target])
+    rows = (rows - rows.mean(axis=0)) / rows.std(axis=0)
+    rows.flags.writeable = False
+    return rows
+
+
+def _check_patients(patients: Array) -> Array:
+    patients = np.asarray(patients)
+    fits = patients.ndim == 1 and patients.dtype.kind in "iu" and len(np.unique(patients)) == len(patients)
+    if not fits or len(patients) < 2 or patients.min() < 0 or patients.max() >= DIABETES_PATIENTS:
+        raise ValueError(
+            f"patients: expected two different integers or more from 0 to {DIABETES_PATIENTS - 1}, got {patients!r:.80}"
+        )
+    return patients

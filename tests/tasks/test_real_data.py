@@ -32,3 +32,22 @@ def test_features_and_targets_stay_together() -> None:
 def test_bad_sizes(n_tasks: int, n_context: int, name: str) -> None:
     with pytest.raises(ValueError, match=name):
         diabetes_prompts(n_tasks, n_context, np.random.default_rng(0))
+
+
+def test_only_the_named_patients_are_drawn_and_each_is_the_query_equally_often() -> None:
+    rng = np.random.default_rng(0)
+    everyone = diabetes_prompts(1, 441, rng)
+    known = {tuple(x) for x in everyone.x[0].T} | {tuple(everyone.x_query[0])}
+    tasks = diabetes_prompts(4000, 3, rng, patients=np.array([5, 17, 100, 3, 441]))
+    drawn = {tuple(x) for x in np.moveaxis(tasks.x, 1, -1).reshape(-1, 10)}
+    assert len(drawn) == 5
+    assert drawn < known
+    counts = [np.sum(np.all(tasks.x_query == x, axis=-1)) for x in drawn]
+    # Each count is binomial(4000, 1/5), of standard deviation 25.
+    np.testing.assert_allclose(counts, 800, atol=130)
+
+
+@pytest.mark.parametrize("patients", [[3], [3, 3, 4], [0, 442], [-1, 4], [0.0, 1.0], [[0, 1]]])
+def test_bad_patients(patients: list[int]) -> None:
+    with pytest.raises(ValueError, match="patients"):
+        diabetes_prompts(1, 1, np.random.default_rng(0), patients=np.array(patients))
