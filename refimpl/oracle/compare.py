@@ -25,7 +25,7 @@ from refimpl.oracle.judgement import (
     outputs_of,
     size,
 )
-from refimpl.oracle.precision import ROUNDOFF, cast, check_dtype
+from refimpl.oracle.precision import ROUNDOFF, check_dtype
 from refimpl.oracle.spec import Arguments, Spec, examples, find_spec
 from refimpl.primitives.checks import check_integer, check_number
 from refimpl.primitives.numbers import Array
@@ -196,7 +196,7 @@ class _Judge:
             report.examples += 1
         findings: list[Finding] = []
         failures: list[diagnosis.Failure] = []
-        inputs = cast(expected.arguments, lambda leaf: self.adapter.to_framework(leaf, self.dtype))
+        inputs = self._to_candidate(expected.arguments)
         output = None
         try:
             output = self.candidate(**inputs)
@@ -220,6 +220,16 @@ class _Judge:
         if not findings:
             findings += self._judge_relations(given, expected, report)
         return findings, failures
+
+    def _to_candidate(self, arguments: Arguments) -> Arguments:
+        """The arguments with every array in the candidate's framework: numbers in its precision, masks as they are."""
+
+        def convert(leaf: Any) -> Any:
+            if not isinstance(leaf, np.ndarray):
+                return leaf
+            return self.adapter.to_framework(leaf, leaf.dtype.name if leaf.dtype.kind in "iub" else self.dtype)
+
+        return {name: tree_map(convert, value) for name, value in arguments.items()}
 
     def _finding(self, kind: str, quantity: str, message: str, expected: Expected, *rest: Any) -> Finding:
         return Finding(kind, quantity, message, expected.rounded, *rest)
@@ -328,10 +338,7 @@ class _Judge:
                 there = expect(outputs_of(self.spec.reference), changed, self.dtype, np.random.default_rng(self.seed))
             except ValueError:
                 continue
-            inputs = [
-                cast(a, lambda leaf: self.adapter.to_framework(leaf, self.dtype))
-                for a in (expected.arguments, there.arguments)
-            ]
+            inputs = [self._to_candidate(a) for a in (expected.arguments, there.arguments)]
             before, after = (self.candidate(**one) for one in inputs)
             received, found = self._receive(after, "output", there)
             if received is None:

@@ -360,6 +360,14 @@ register(
                 lambda output, arguments: output + 1,
             ),
         ),
+        mistakes={
+            ("constant factor", "scores are not divided by sqrt(d)"): lambda scale=None, **arguments: (
+                attention.softmax_attention(**arguments, scale=1.0 if scale is None else scale)
+            ),
+            ("off by one", "a query sees one key less"): lambda mask=None, **arguments: attention.softmax_attention(
+                **arguments, mask=None if mask is None else np.roll(mask, -1, axis=-2)
+            ),
+        },
     )
 )
 
