@@ -325,18 +325,21 @@ def cluster(fresh_sources: None) -> Iterator[Any]:
 
 def test_a_dask_worker_that_dies_loses_no_result_and_counts_none_twice(cluster: Any, toy: Path) -> None:
     (toy / "hold6").touch()
+    collected: list[Result] = []
 
     def kill() -> None:
-        wait_until(lambda: runs(toy, "W6") and all(runs(toy, f"W{number}") for number in (1, 2, 3, 4, 5)))
-        time.sleep(0.3)
+        # All but one are here, and the cluster has been told to forget them.
+        wait_until(lambda: runs(toy, "W6") and len(collected) == 8 and len(cluster.scheduler.tasks) == 1)
         os.kill(runs(toy, "W6")[0], signal.SIGKILL)
         (toy / "hold6").unlink()
 
     killer = threading.Thread(target=kill)
     killer.start()
     labels = ["W6", "W1", "P1", "F1", "X3", "W2", "W3", "W4", "W5"]
-    found = by_label(runner.run_on_dask([task(label) for label in labels], cluster.scheduler_address))
+    for one in runner.run_on_dask([task(label) for label in labels], cluster.scheduler_address):
+        collected.append(one)
     killer.join()
+    found = by_label(collected)
     expected = dict.fromkeys(labels, "verified") | {"P1": "proved", "F1": "failed", "X3": "error"}
     assert {label: one["status"] for label, one in found.items()} == expected
     # The one in flight ran again; what the dead worker had finished did not.
