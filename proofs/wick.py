@@ -58,14 +58,15 @@ def expectation(expression: Any, *gaussians: Gaussian) -> sympy.Expr:
 def at_identity(expression: Any, sizes: dict[sympy.Symbol, Any]) -> sympy.Expr:
     """Put identity matrices of these sizes for blocks: they drop out of words, and alone have their size for trace."""
 
-    def without(word: Word) -> Any:
-        left = tuple(factor for factor in word if factor not in identities)
-        return _trace(left) if left else sizes[identities[word[0]]]
+    def without(one: Any) -> Any:
+        word = split_term(one.args[0])[1]
+        left = split_term(sympy.Mul(*word).xreplace(ones))[1]
+        return _trace(tuple(left)) if left else next(sizes[factor] for factor in word if factor in sizes)
 
-    identities = {form: symbol for symbol in sizes for form in (symbol, sympy.transpose(symbol), symbol**-1)}
-    return sympy.expand(
-        sum(c * sympy.Mul(*map(without, monomial)) for monomial, c in _parse(expression).items()) + sympy.Integer(0)
-    )
+    ones = {symbol: sympy.Integer(1) for symbol in sizes}
+    expression = sympy.expand(expression)
+    traces = {one: without(one) for one in expression.atoms(trace_symbol())}
+    return sympy.expand(expression.xreplace(traces).xreplace(ones))
 
 
 def _parse(expression: Any) -> Polynomial:

@@ -114,3 +114,4 @@ def test_independent_blocks_and_scales() -> None:
 def test_identities_drop_out() -> None:
     expression = a * Trace(E * A * E) + Trace(E) ** 2 * Trace(E * E**-1 * E) + Trace(A)
     assert sympy.expand(at_identity(expression, {E: d}) - (a + 1) * Trace(A) - d**3) == 0
+    assert at_identity(Trace(R * E * R**-1) * A * E, {E: d}) == d * A

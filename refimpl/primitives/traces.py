@@ -57,6 +57,10 @@ def trace_symbol() -> Any:
                 coefficient, word = split_term(terms[0])
                 if coefficient == 0:
                     return sympy.Integer(0)
+                if not word:
+                    raise ValueError(
+                        f"trace: expected blocks, got the number {expression}, a multiple of an identity of unknown size"
+                    )
                 first, *others = (sympy.Mul(*canonical_word(piece)) for piece in cut_at_numbers(word))
                 if coefficient == 1 and not others and first == expression:
                     return None
@@ -82,8 +86,6 @@ def split_term(term: Any) -> tuple[Any, list[Any]]:
         word += [base ** sympy.sign(exponent)] * abs(int(exponent)) if whole else [factor]
     while len(word) > 1 and word[-1] * word[0] == 1:  # neighbours, for a trace has no ends
         word = word[1:-1]
-    if not word and coefficient != 0:
-        raise ValueError(f"trace: expected blocks, got the number {term}, a multiple of an identity of unknown size")
     return coefficient, word
 
 

@@ -148,7 +148,7 @@ def conditional_bayes_risk(x: Array, noise_std: Any) -> Array:
     variance = check_number("noise_std", noise_std, "(0, inf)") ** 2
     identity = np.broadcast_to(np.eye(sizes["n_inputs"], dtype=x.dtype), (*sizes["..."], *[sizes["n_inputs"]] * 2))
     inverse = solve(transpose(x) @ x + variance * identity, identity)
-    return np.asanyarray(variance + variance * np.trace(inverse, axis1=-2, axis2=-1))
+    return np.asanyarray(variance + variance * inner(inverse, identity)[..., 0, 0])
 
 
 def bayes_risk_monte_carlo(
