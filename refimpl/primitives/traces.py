@@ -59,7 +59,7 @@ def trace_symbol() -> Any:
                     return sympy.Integer(0)
                 if not word:
                     raise ValueError(
-                        f"trace: expected blocks, got the number {expression}, a multiple of an identity of unknown size"
+                        f"trace: expected blocks, got {expression}, a multiple of an identity of unknown size"
                     )
                 first, *others = (sympy.Mul(*canonical_word(piece)) for piece in cut_at_numbers(word))
                 if coefficient == 1 and not others and first == expression:

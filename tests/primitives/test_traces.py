@@ -83,7 +83,7 @@ def test_numbers_between_columns_are_factors() -> None:
 
 
 def test_a_number_among_blocks_has_no_trace() -> None:
-    with pytest.raises(ValueError, match="trace: expected blocks, got the number 1"):
+    with pytest.raises(ValueError, match="trace: expected blocks, got 1"):
         inner(blocks([[X, 0], [0, 1]]), blocks([[Y, 0], [0, 1]]))
     with pytest.raises(ValueError, match="a multiple of an identity of unknown size"):
         inner(blocks([[X]]), blocks([[1 / T(X)]]))
