@@ -34,8 +34,8 @@ $T=2N+1$                ``n_tokens``, raw sequence
 The parts, in the paper's order: :mod:`.descent` (the inner problem) and :mod:`.construction` (Section 2),
 :mod:`.population` and :mod:`.plus_plus` (Section 3, A.10), :mod:`.copying` (A.5), :mod:`.kernel` (A.8), :mod:`.softmax`
 (A.9); then what is trained: :mod:`.training` (A.12), :mod:`.comparison` with gradient descent (A.3, A.6),
-:mod:`.variants` of the layer (A.9, A.11), :mod:`.sine` (A.7). The layer
-itself is :func:`refimpl.primitives.linear_self_attention.linear_self_attention`.
+:mod:`.variants` of the layer (A.9, A.11), :mod:`.sine` (A.7) and :mod:`.raw_tokens` (Section 4). The layer itself is
+:func:`refimpl.primitives.linear_self_attention.linear_self_attention`.
 """
 
 from refimpl.incontext.linear_attention.comparison import (
@@ -97,6 +97,17 @@ from refimpl.incontext.linear_attention.population import (
     one_step_population_loss,
     optimal_learning_rate,
 )
+from refimpl.incontext.linear_attention.raw_tokens import (
+    CopySensitivity,
+    RawPrompts,
+    RawTransformer,
+    copy_sensitivity,
+    make_raw_prompts,
+    positional_encoding,
+    raw_loss_and_gradients,
+    raw_predict,
+    raw_predict_vjp,
+)
 from refimpl.incontext.linear_attention.sine import (
     SineControl,
     SineNetwork,
@@ -149,12 +160,15 @@ from refimpl.primitives.linear_self_attention import (
 __all__ = [
     "LEARNING_RATE_GRID",
     "Alignment",
+    "CopySensitivity",
     "FittedScalars",
     "LinearAttentionWeights",
     "MetaTraining",
     "NormedLayer",
     "PlusPlusState",
     "Prompts",
+    "RawPrompts",
+    "RawTransformer",
     "Response",
     "SineControl",
     "SineNetwork",
@@ -166,6 +180,7 @@ __all__ = [
     "constructed_network",
     "control_loss_and_gradients",
     "copy_layer_weights",
+    "copy_sensitivity",
     "dampened_roll_out",
     "evaluation_loss",
     "fit_gd_plus_plus",
@@ -201,6 +216,7 @@ __all__ = [
     "looped_loss_and_gradients",
     "loss_and_gradients",
     "make_prompts",
+    "make_raw_prompts",
     "make_tokens",
     "meta_optimizer",
     "mlp_features",
@@ -210,8 +226,12 @@ __all__ = [
     "normed_predict_vjp",
     "one_step_population_loss",
     "optimal_learning_rate",
+    "positional_encoding",
     "predict",
     "predict_vjp",
+    "raw_loss_and_gradients",
+    "raw_predict",
+    "raw_predict_vjp",
     "read_prediction",
     "rescale_weights",
     "run",
