@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from refimpl.primitives.checks import check_integer, check_number, check_shapes, checked
+from refimpl.primitives.checks import Checked, check_integer, check_number, check_shapes, checked
 from refimpl.primitives.column_operators import mov, mul
 from refimpl.primitives.linear_self_attention import sum_batch
 from refimpl.primitives.numbers import Array, constant, positive_part, transpose, unit_step
@@ -136,7 +136,7 @@ def _normaliser(hidden: Array, keys: Any, n_context: Any | None) -> Callable[[Ar
     if n_context is not None:
         return lambda scores: scores / n_context
     position = np.arange(1, hidden.shape[-1] + 1)
-    seen = (keys[:, None] < position).astype(hidden.dtype)
+    seen = (keys[:, None] < position).astype(int).astype(hidden.dtype)  # of objects, integers
     return lambda scores: scores * seen / position.astype(hidden.dtype)
 
 
@@ -240,7 +240,7 @@ class Operator(NamedTuple):
     arguments: dict[str, Any]
 
 
-OPERATORS: dict[str, Callable[..., Array]] = {"mov": mov, "mul": mul}
+OPERATORS: dict[str, Checked[..., Array]] = {"mov": mov, "mul": mul}
 
 
 class Rows(NamedTuple):
@@ -289,6 +289,9 @@ def _linear_mlp(read: Array, write: Array) -> ReluMLP:
 
 def initial_layers(dim: int, n_context: Any, scale: Any, columns: Columns, dtype: Any = float) -> list[Layer]:
     r"""Three layers from $[x_t;0]$ to $[\alpha Sx_t;x_t]$: copy; add $\alpha Sx_t$ by attention; subtract $x_t$.
+
+    The subtraction costs the digits by which $x_t$ is larger than $\alpha Sx_t$, a factor $\lambda_1$ of roundoff:
+    scale the inputs so that $\lambda_1$ is near 1.
 
     Parameters
     ----------
@@ -424,10 +427,10 @@ def newton_transformer(
 
 
 def apply_layer(hidden: Array, layer: Layer | Operator) -> Array:
-    """One layer of a constructed transformer."""
+    """One layer of a constructed transformer; arguments unchecked."""
     if isinstance(layer, Operator):
-        return OPERATORS[layer.name](hidden, **layer.arguments)
-    return transformer_block(hidden, *layer)
+        return OPERATORS[layer.name].unchecked(hidden, **layer.arguments)
+    return transformer_block.unchecked(hidden, *layer)
 
 
 def embed_prompt(tokens: Array) -> Array:
@@ -461,6 +464,16 @@ def run_newton_transformer(layers: Sequence[Layer | Operator], x: Array, y: Arra
     Source: arXiv 2310.17086, Theorem 5.1.
     """
     hidden = embed_prompt(interleave_prompt(x, y, x_query))
+    for index, layer in enumerate(layers):
+        try:
+            if isinstance(layer, Operator):
+                OPERATORS[layer.name].check(hidden, **layer.arguments)
+            else:
+                transformer_block.check(hidden, *layer)
+                if layer.n_context not in (None, x.shape[-2]):
+                    raise ValueError(f"n_context: expected {x.shape[-2]} as in x, got {layer.n_context}")
+        except ValueError as error:
+            raise ValueError(f"layers[{index}].{error}") from None
     for layer in layers:
         hidden = apply_layer(hidden, layer)
     return np.asanyarray(hidden[..., -1, -1])

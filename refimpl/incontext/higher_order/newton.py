@@ -74,9 +74,9 @@ def newton_schulz_step_vjp(inverse: Array, gram: Array) -> tuple[Array, Callable
 
 
 def _check_scale(scale: Scale, batch: tuple[int, ...]) -> None:
-    if np.ndim(scale):
-        if np.shape(scale) != batch or not np.all(scale > 0):
-            raise ValueError(f"scale: expected positive numbers of shape {batch}, got shape {np.shape(scale)}")
+    if isinstance(scale, np.ndarray):
+        if scale.shape != batch or not np.all(scale > 0):
+            raise ValueError(f"scale: expected positive numbers of shape {batch}, got {scale!r:.80}")
     elif scale is not None:
         check_number("scale", scale, "(0, inf)")
 

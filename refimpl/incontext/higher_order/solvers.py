@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from refimpl.primitives.checks import check_integer, check_number, check_shapes, checked
-from refimpl.primitives.numbers import Array, is_symbolic, transpose
+from refimpl.primitives.numbers import Array, is_symbolic, row_dot, transpose
 
 
 def _check_problem(x: Array, y: Array, n_steps: int) -> None:
@@ -59,10 +59,10 @@ def online_gradient_descent(x: Array, y: Array, learning_rate: Any = None) -> Ar
     """
     weights = 0 * x[..., 0, :]
     for k in range(x.shape[-2]):
-        example, target = x[..., k, :], y[..., k]
-        residual = (weights * example).sum(axis=-1) - target
-        step = residual / (example * example).sum(axis=-1) if learning_rate is None else learning_rate * residual
-        weights = weights - step[..., None] * example
+        example = x[..., k, :]
+        residual = row_dot(weights, example) - y[..., k, None]
+        rate = 1 / row_dot(example, example) if learning_rate is None else learning_rate
+        weights = weights - rate * residual * example
     return np.asanyarray(weights)
 
 
