@@ -31,4 +31,12 @@ PAPERS = (
         2024,
         "2410.17222",
     ),
+    Paper(
+        "higher_order",
+        "incontext",
+        "Transformers Learn Higher-Order Optimization Methods for In-Context Learning: A Study with Linear Models",
+        "Fu, Chen, Jia, Sharan",
+        2023,
+        "2310.17086",
+    ),
 )
