@@ -108,11 +108,11 @@ def transformer_vjp(
 def _block_vjp(
     x: Array, block: Block, causal: bool, kind: Kind, activation: str
 ) -> tuple[Array, Callable[[Array], tuple[Array, Block]]]:
-    rows, pull_attention_norm = _norm_vjp(x, block.attention_norm)
+    rows, pull_attention_norm = optional_norm(x, block.attention_norm)
     attended, pull_attention = multi_head_attention_vjp.unchecked(rows, block.attention, kind, causal)
     x = x + attended
     if block.mlp is not None:
-        rows, pull_mlp_norm = _norm_vjp(x, block.mlp_norm)
+        rows, pull_mlp_norm = optional_norm(x, block.mlp_norm)
         transformed, pull_mlp = mlp_vjp.unchecked(rows, block.mlp, activation)
         x = x + transformed
 
@@ -129,7 +129,8 @@ def _block_vjp(
     return x, pullback
 
 
-def _norm_vjp(x: Array, norm: Norm | None) -> tuple[Array, Callable[[Array], tuple[Array, Norm | None]]]:
+def optional_norm(x: Array, norm: Norm | None) -> tuple[Array, Callable[[Array], tuple[Array, Norm | None]]]:
+    """The layer norm, or the rows themselves, and the pullback ``cotangent -> (x, norm)``; arguments unchecked."""
     if norm is None:
         return x, lambda cotangent: (cotangent, None)
     output, pull = layer_norm_vjp.unchecked(x, *norm)

@@ -17,7 +17,14 @@ from refimpl.primitives.normalization import layer_norm_vjp
 from refimpl.primitives.numbers import Array, common_dtype
 from refimpl.primitives.optimizers import adam, apply_updates
 from refimpl.primitives.schedules import cosine_decay
-from refimpl.primitives.transformer import Block, Norm, initial_transformer, transformer, transformer_vjp
+from refimpl.primitives.transformer import (
+    Block,
+    Norm,
+    initial_transformer,
+    optional_norm,
+    transformer,
+    transformer_vjp,
+)
 
 GELU = "gelu_tanh"  # the form that the paper displays, and its code has by default
 
@@ -111,13 +118,13 @@ def sample_prompts(
 
 
 class Learner(NamedTuple):
-    """``embedding`` (width, d + 1), ``positions`` (at least 2 n_points - 1, width), blocks, a last norm, ``read_out``
-    (1, width); a gradient has the same type."""
+    """``embedding`` (width, d + 1), ``positions`` (at least 2 n_points - 1, width), blocks, a last norm or None,
+    ``read_out`` (1, width); a gradient has the same type."""
 
     embedding: Linear
     positions: Array
     blocks: list[Block]
-    norm: Norm
+    norm: Norm | None
     read_out: Linear
 
 
@@ -174,7 +181,8 @@ def _check_learner(x: Array, y: Array, learner: Learner) -> None:
     if sizes["n_tokens"] < 2 * sizes["n_points"] - 1:
         raise ValueError(f"x: expected at most {(sizes['n_tokens'] + 1) // 2} examples, got {sizes['n_points']}")
     linear_vjp.check(np.zeros((1, sizes["d"] + 1), x.dtype), *learner.embedding)
-    layer_norm_vjp.check(learner.positions, *learner.norm)
+    if learner.norm is not None:
+        layer_norm_vjp.check(learner.positions, *learner.norm)
     transformer_vjp.check(learner.positions, learner.blocks)
 
 
@@ -214,12 +222,12 @@ def learner_predictions_vjp(
     stream, pull_blocks = transformer_vjp.unchecked(
         embedded + learner.positions[:n_tokens], learner.blocks, activation=GELU
     )
-    normed, pull_norm = layer_norm_vjp.unchecked(stream[..., ::2, :], *learner.norm)
+    normed, pull_norm = optional_norm(stream[..., ::2, :], learner.norm)
     read, pull_read = linear_vjp.unchecked(normed, *learner.read_out)
 
     def pullback(cotangent: Array) -> tuple[Array, Array, Learner]:
         to_normed, *to_read = pull_read(cotangent[..., None])
-        to_even, *to_norm = pull_norm(to_normed)
+        to_even, to_norm = pull_norm(to_normed)
         to_stream = np.zeros_like(stream)
         to_stream[..., ::2, :] = to_even
         to_embedded, to_blocks = pull_blocks(to_stream)
@@ -228,7 +236,7 @@ def learner_predictions_vjp(
         to_tokens, *to_embedding = pull_embedding(to_embedded)
         to_y = np.zeros(y.shape, dtype=to_tokens.dtype)
         to_y[..., : n_points - 1] = to_tokens[..., 1::2, 0]
-        to_learner = Learner(Linear(*to_embedding), to_positions, list(to_blocks), Norm(*to_norm), Linear(*to_read))
+        to_learner = Learner(Linear(*to_embedding), to_positions, list(to_blocks), to_norm, Linear(*to_read))
         return to_tokens[..., ::2, 1:], to_y, to_learner
 
     return read[..., 0], pullback
@@ -269,7 +277,7 @@ def learner_loss_vjp(
     error = prediction - y
 
     def pullback(cotangent: Array) -> tuple[Array, Array, Learner]:
-        to_error = cotangent * (2 / error.size) * error
+        to_error = 2 * cotangent * error / error.size
         to_x, to_y, to_learner = pull(to_error)
         return to_x, to_y - to_error, to_learner
 

@@ -1,0 +1,372 @@
+"""The layer, and the layers of weights that do ``mov``, ``mul``, ``div``, ``aff`` and read-arithmetic-write.
+
+An operator is judged by what its layer does to a hidden state, not by how its weights are arranged. Half
+precisions are left out: a product is a difference of second order in epsilon, of which they keep no digit.
+"""
+
+from typing import Any
+
+import numpy as np
+from hypothesis import strategies as st
+
+from refimpl.incontext.learning_algorithms import (
+    LayerParams,
+    ReadArithmeticWrite,
+    aff_layer,
+    bypass_layer_norm,
+    div_layer,
+    mov_layer,
+    mul_layer,
+    raw,
+    raw_layer,
+    transformer_layer,
+    transformer_layer_vjp,
+)
+from refimpl.oracle.spec import Arguments, Relation, Spec, real_arrays, register, symbols
+from refimpl.primitives import column_operators
+from refimpl.primitives.attention import MultiHeadAttention
+from refimpl.primitives.column_operators import Rows
+from refimpl.primitives.layers import Linear
+from refimpl.primitives.numbers import Array
+
+BATCHES = st.sampled_from(((), (1,), (2, 2)))
+FEW = st.integers(1, 3)
+FULL = ("float64", "float32")
+
+
+# --- the layer ---
+
+
+@st.composite
+def layers(draw: st.DrawFn) -> Arguments:
+    """A hidden state and a layer of random weights; no column is constant."""
+    n_rows, n_columns, n_heads = draw(st.sampled_from((3, 5, 12))), draw(st.sampled_from((1, 2, 7))), draw(FEW)
+
+    def matrix(*shape: int) -> Array:
+        return draw(real_arrays(shape)) / (2 * shape[-1] ** 0.5)
+
+    d_key, d_value, n_hidden = draw(FEW), draw(FEW), draw(st.sampled_from((1, 4, 16)))
+    attention = MultiHeadAttention(
+        matrix(n_heads, d_key, n_rows),
+        matrix(n_heads, d_key, n_rows),
+        matrix(n_heads, d_value, n_rows),
+        matrix(n_heads, n_rows, d_value),
+    )
+    mlp = (
+        Linear(matrix(n_hidden, n_rows), draw(real_arrays((n_hidden,))) / 2),
+        Linear(matrix(n_rows, n_hidden), draw(real_arrays((n_rows,))) / 2),
+    )
+    parts = draw(st.sampled_from(("both", "attention", "mlp")))
+    use_layernorm = draw(st.booleans())
+    if use_layernorm:  # what attention adds may not cancel the steps that keep a column from being constant
+        attention = attention._replace(output=attention.output / 64)
+    hidden = draw(real_arrays((*draw(BATCHES), n_rows, n_columns)))
+    return {
+        "hidden": np.clip(hidden, -3, 3) + 8 * np.arange(n_rows)[:, None] if use_layernorm else hidden,
+        "params": LayerParams(None if parts == "mlp" else attention, None if parts == "attention" else mlp),
+        "use_layernorm": use_layernorm,
+        "sink": draw(st.booleans()),
+        "activation": draw(st.sampled_from(("gelu", "gelu_tanh"))),
+    }
+
+
+def _symbolic_layer() -> Arguments:
+    attention = MultiHeadAttention(*(symbols(name, 1, 1, 1) for name in "qkvo"))
+    mlp = Linear(symbols("w", 1, 1), symbols("b", 1)), Linear(symbols("u", 1, 1), symbols("c", 1))
+    return {
+        "hidden": symbols("h", 1, 2),
+        "params": LayerParams(attention, mlp),
+        "use_layernorm": False,
+        "sink": True,
+        "activation": "relu",
+    }
+
+
+def _heads_reversed(arguments: Arguments) -> Arguments:
+    params = arguments["params"]
+    if params.attention is None:
+        return arguments
+    return arguments | {"params": params._replace(attention=MultiHeadAttention(*(w[::-1] for w in params.attention)))}
+
+
+def _units_reversed(arguments: Arguments) -> Arguments:
+    params = arguments["params"]
+    if params.mlp is None:
+        return arguments
+    first, second = params.mlp
+    turned = Linear(first.weight[::-1], first.bias[::-1]), Linear(second.weight[:, ::-1], second.bias)
+    return arguments | {"params": params._replace(mlp=turned)}
+
+
+def _without_the_sink(sink: bool, **arguments: Any) -> Array:
+    return transformer_layer(**arguments, sink=not sink)
+
+
+register(
+    Spec(
+        name="learning_algorithms/transformer_layer",
+        reference=transformer_layer,
+        arguments=layers(),
+        vjp=transformer_layer_vjp,
+        symbols=_symbolic_layer,
+        relations=(
+            Relation("heads in another order", _heads_reversed, lambda output, arguments: output),
+            Relation("hidden units in another order", _units_reversed, lambda output, arguments: output),
+        ),
+        mistakes={("missing term", "the sink is there where it should not be, or missing"): _without_the_sink},
+    )
+)
+
+
+# --- the operators, each as one layer ---
+
+# Rows of the states below: six of content, three pads, one of ones, and a position code for each column.
+CONTENT, PADS, ONE = range(6), range(6, 9), 9
+
+
+def state(draw: st.DrawFn, n_columns: int) -> Array:
+    """A hidden state with content, empty pads, ones and positions."""
+    shape = draw(BATCHES)
+    hidden = np.zeros((*shape, 10 + n_columns, n_columns))
+    hidden[..., :6, :] = draw(real_arrays((*shape, 6, n_columns)))
+    hidden[..., ONE, :] = 1
+    hidden[..., 10:, :] = np.eye(n_columns)
+    return hidden
+
+
+def content_rows(draw: st.DrawFn, length: int, among: Rows = CONTENT) -> list[int]:
+    """Some rows of the content."""
+    return draw(st.permutations(list(among)))[:length]
+
+
+def positions(hidden: Array) -> range:
+    """The rows of the position code."""
+    return range(10, hidden.shape[-2])
+
+
+@st.composite
+def _mov(draw: st.DrawFn) -> Arguments:
+    n_columns = draw(st.integers(1, 6))
+    target, length = draw(st.integers(0, n_columns - 1)), draw(FEW)
+    return {
+        "hidden": state(draw, n_columns),
+        "source": draw(st.integers(0, target)),
+        "target": target,
+        "rows_from": content_rows(draw, length),
+        "rows_to": content_rows(draw, length),
+    }
+
+
+def mov_by_layer(hidden: Array, source: int, target: int, rows_from: Rows, rows_to: Rows) -> Array:
+    """``mov`` by one layer."""
+    moved = source, target, rows_from, rows_to
+    return transformer_layer(hidden, mov_layer(hidden.shape[-2], *moved, positions(hidden), ONE, dtype=hidden.dtype))
+
+
+@st.composite
+def _mul(draw: st.DrawFn) -> Arguments:
+    a, b, c = draw(st.sampled_from(((1, 1, 1), (1, 3, 1), (2, 1, 2), (2, 2, 1), (1, 2, 3))))
+    return {
+        "hidden": np.clip(state(draw, draw(st.integers(1, 4))), -3, 3),
+        "a": a,
+        "b": b,
+        "c": c,
+        "rows_a": content_rows(draw, a * b),
+        "rows_b": content_rows(draw, b * c),
+        "rows_out": content_rows(draw, a * c),
+        "epsilon": draw(st.sampled_from((1 / 8, 1 / 16, 1 / 32))),
+    }
+
+
+def mul_by_layer(
+    hidden: Array, a: int, b: int, c: int, rows_a: Rows, rows_b: Rows, rows_out: Rows, epsilon: float
+) -> Array:
+    """``mul`` by one layer, with its error of second order in epsilon."""
+    params = mul_layer(hidden.shape[-2], a, b, c, rows_a, rows_b, rows_out, epsilon, hidden.dtype)
+    return transformer_layer(hidden, params)
+
+
+@st.composite
+def _div(draw: st.DrawFn) -> Arguments:
+    hidden, length = np.clip(state(draw, draw(st.integers(1, 4))), -3, 3), draw(st.integers(1, 2))
+    denom_row, *others = content_rows(draw, 6)
+    hidden[..., denom_row, :] += np.where(hidden[..., denom_row, :] < 0, -1 / 2, 1 / 2)
+    rows_out = others[:length]
+    hidden[..., rows_out, :] = 0
+    return {
+        "hidden": hidden,
+        "rows": others[length : 2 * length],
+        "denom_row": denom_row,
+        "rows_out": rows_out,
+        "scale": draw(st.sampled_from((4.0, 64.0, 1024.0))),
+    }
+
+
+def div_by_layer(hidden: Array, rows: Rows, denom_row: int, rows_out: Rows, scale: float) -> Array:
+    """``div`` by one layer, the pads included that it leaves dirty."""
+    params = div_layer(hidden.shape[-2], rows, denom_row, rows_out, PADS, positions(hidden), scale, dtype=hidden.dtype)
+    return transformer_layer(hidden, params, use_layernorm=True)
+
+
+@st.composite
+def _aff(draw: st.DrawFn) -> Arguments:
+    n_a, n_b, n_out = draw(FEW), draw(FEW), draw(FEW)
+    return {
+        "hidden": state(draw, draw(st.integers(1, 4))),
+        "rows_a": content_rows(draw, n_a),
+        "rows_b": content_rows(draw, n_b),
+        "rows_out": content_rows(draw, n_out),
+        "w1": draw(real_arrays((n_out, n_a))),
+        "w2": draw(real_arrays((n_out, n_b))),
+        "bias": draw(real_arrays((n_out,))),
+        "shift": draw(st.sampled_from((None, 4.0, 20.0))),
+    }
+
+
+def aff_by_layer(
+    hidden: Array, rows_a: Rows, rows_b: Rows, rows_out: Rows, w1: Array, w2: Array, bias: Array, shift: float | None
+) -> Array:
+    """``aff`` by one layer, exact without a shift."""
+    return transformer_layer(hidden, aff_layer(hidden.shape[-2], rows_a, rows_b, rows_out, w1, w2, bias, shift))
+
+
+@st.composite
+def _raw(draw: st.DrawFn) -> Arguments:
+    n_columns, n_read, n_self, n_write, m = draw(st.integers(1, 6)), draw(FEW), draw(FEW), draw(FEW), draw(FEW)
+    time_map = [draw(st.lists(st.integers(0, i), unique=True, max_size=3)) for i in range(n_columns)]
+    return {
+        "hidden": np.clip(state(draw, n_columns), -3, 3),
+        "operator": ReadArithmeticWrite(
+            time_map,
+            content_rows(draw, n_read),
+            content_rows(draw, n_self),
+            content_rows(draw, n_write),
+            draw(real_arrays((n_write, m))) / 2,
+            np.clip(draw(real_arrays((m, n_read))), -2, 2),
+            np.clip(draw(real_arrays((m, n_self))), -2, 2),
+            draw(st.sampled_from(("sum", "product"))),
+        ),
+    }
+
+
+def raw_by_layer(hidden: Array, operator: ReadArithmeticWrite) -> Array:
+    """Read-arithmetic-write by one layer, its products with epsilon = 1/16."""
+    scratch = PADS[: len(operator.weight_read)]
+    params = raw_layer(hidden.shape[-2], operator, scratch, positions(hidden), epsilon=1 / 16)
+    return transformer_layer(hidden, params)
+
+
+def _reverse(arguments: Arguments) -> Arguments:
+    return arguments | {"hidden": np.flip(arguments["hidden"], -1)}
+
+
+COLUMNS_REVERSED = Relation("columns in reverse", _reverse, lambda output, arguments: np.flip(output, -1))
+
+
+def _content_times_four(hidden: Array) -> Array:
+    out = hidden.copy()
+    out[..., :6, :] *= 4
+    return out
+
+
+def _exact(name: str) -> Any:
+    """The plain operator: what one forgets then is that the layer only comes near."""
+    plain = getattr(column_operators, name)
+    known = {"mul": "epsilon", "div": "scale"}
+    return lambda **arguments: plain(**{key: value for key, value in arguments.items() if key != known[name]})
+
+
+register(
+    Spec(
+        name="learning_algorithms/mov_layer",
+        reference=mov_by_layer,
+        arguments=_mov(),
+        relations=(
+            Relation(
+                "content times 4",
+                lambda arguments: arguments | {"hidden": _content_times_four(arguments["hidden"])},
+                lambda output, arguments: _content_times_four(output),
+            ),
+        ),
+        dtypes=FULL,
+    )
+)
+register(
+    Spec(
+        name="learning_algorithms/mul_layer",
+        reference=mul_by_layer,
+        arguments=_mul(),
+        relations=(COLUMNS_REVERSED,),
+        dtypes=FULL,
+        mistakes={("approximation", "the product itself, without the error of GeLU's"): _exact("mul")},
+    )
+)
+register(
+    Spec(
+        name="learning_algorithms/div_layer",
+        reference=div_by_layer,
+        arguments=_div(),
+        relations=(COLUMNS_REVERSED,),
+        dtypes=FULL,
+        mistakes={("approximation", "the quotient itself, without the norm's share of the rows"): _exact("div")},
+    )
+)
+register(
+    Spec(
+        name="learning_algorithms/aff_layer",
+        reference=aff_by_layer,
+        arguments=_aff(),
+        relations=(COLUMNS_REVERSED,),
+        dtypes=FULL,
+    )
+)
+register(
+    Spec(
+        name="learning_algorithms/raw",
+        reference=raw,
+        arguments=_raw(),
+        symbols=lambda: {
+            "hidden": symbols("h", 3, 2),
+            "operator": ReadArithmeticWrite(
+                [[], [0, 1]],
+                [0],
+                [1],
+                [2],
+                symbols("o", 1, 1),
+                symbols("a", 1, 1),
+                symbols("w", 1, 1),
+                "product",
+            ),
+        },
+        dtypes=FULL,
+    )
+)
+register(Spec(name="learning_algorithms/raw_layer", reference=raw_by_layer, arguments=_raw(), dtypes=FULL))
+
+
+@st.composite
+def _bypass(draw: st.DrawFn) -> Arguments:
+    return {
+        "hidden": np.clip(draw(real_arrays((*draw(BATCHES), draw(st.integers(1, 8)), draw(FEW)))), -3, 3),
+        "scale": draw(st.sampled_from((4.0, 64.0, 1024.0))),
+        "separate_sum": draw(st.booleans()),
+    }
+
+
+register(
+    Spec(
+        name="learning_algorithms/bypass_layer_norm",
+        reference=bypass_layer_norm,
+        arguments=_bypass(),
+        symbols=lambda: {"hidden": symbols("h", 2, 1), "scale": symbols("N").item(), "separate_sum": True},
+        relations=(
+            COLUMNS_REVERSED,
+            Relation(
+                "rows and pads times 4",
+                lambda arguments: arguments | {"hidden": 4 * arguments["hidden"], "scale": 4 * arguments["scale"]},
+                lambda output, arguments: 4 * output,
+            ),
+        ),
+        dtypes=FULL,
+    )
+)
