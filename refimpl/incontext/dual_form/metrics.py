@@ -1,0 +1,179 @@
+"""How alike in-context learning and fine-tuning are: predictions, updates, attention maps, weights (Section 4)."""
+
+from typing import Any, Literal
+
+import numpy as np
+
+from refimpl.primitives.checks import check_integer, check_shapes
+from refimpl.primitives.numbers import Array, row_dot, sqrt
+
+
+def _check_flags(**flags: Any) -> None:
+    first, size = "", 0
+    for name, flag in flags.items():
+        if not np.issubdtype(getattr(flag, "dtype", object), np.bool_) or flag.ndim != 1:
+            raise ValueError(f"{name}: expected a boolean array of shape (n,), got {flag!r:.60}")
+        if first and flag.size != size:
+            raise ValueError(f"{name}: expected {size} entries as in {first}, got {flag.size}")
+        first, size = first or name, flag.size
+
+
+def recall_to_finetuning(zsl_correct: Any, icl_correct: Any, ft_correct: Any) -> float:
+    """Rec2FTP: of the queries that fine-tuning repairs, the share that in-context learning gets right.
+
+    Parameters
+    ----------
+    zsl_correct, icl_correct, ft_correct : boolean array, shape (n,)
+
+    Returns
+    -------
+    float in [0, 1], NaN where fine-tuning repairs nothing
+
+    Raises
+    ------
+    ValueError
+        If they are not boolean or differ in length.
+
+    Source: arXiv 2212.10559, Section 4.2.
+    """
+    _check_flags(zsl_correct=zsl_correct, icl_correct=icl_correct, ft_correct=ft_correct)
+    repaired = ~zsl_correct & ft_correct
+    return float(np.mean(icl_correct[repaired])) if repaired.any() else float("nan")
+
+
+def _unit(vectors: Array) -> Array:
+    """Vectors of length 1; zero vectors stay zero."""
+    norm = sqrt(row_dot(vectors, vectors))
+    return np.asanyarray(vectors / np.where(norm == 0, 1, norm))
+
+
+def _cosine_or_nan(a: Array, b: Array) -> Array:
+    cosine = row_dot(_unit(a), _unit(b))[..., 0]
+    nothing = ~np.any(a, axis=-1) | ~np.any(b, axis=-1)
+    return np.asanyarray(np.where(nothing, np.asarray(np.nan, dtype=cosine.dtype), cosine))
+
+
+def attention_output_update_similarity(
+    h_zsl: Array, h_icl: Array, h_ft: Array, normalize: bool = True, mask: Any = None
+) -> tuple[Array, Array]:
+    r"""SimAOU: $\cos(\hat h_{ICL}-\hat h_{ZSL},\hat h_{FT}-\hat h_{ZSL})$, averaged over examples, then layers.
+
+    Parameters
+    ----------
+    h_zsl, h_icl, h_ft : array, shape (..., n_examples, n_layers, d)
+        Attention outputs at the last token.
+    normalize : bool
+        Bring each output, not each update, to length 1 first, as the paper does.
+    mask : boolean array, shape (n_examples,), or None
+        The examples to average over: the authors' code has a mode for those that both methods repair.
+
+    Returns
+    -------
+    The mean of each layer, shape (..., n_layers), and of all, shape (...). An example with a zero update has no angle
+    and is left out; the mean is NaN where none is left.
+
+    Raises
+    ------
+    ValueError
+        If shapes do not fit, an entry is not finite or the mask is not boolean.
+
+    Source: arXiv 2212.10559, Section 4.2; the normalisation from the authors' code.
+    """
+    shape = "... n_examples n_layers d"
+    sizes = check_shapes(h_zsl=(h_zsl, shape), h_icl=(h_icl, shape), h_ft=(h_ft, shape))
+    if normalize:
+        h_zsl, h_icl, h_ft = map(_unit, (h_zsl, h_icl, h_ft))
+    cosine = _cosine_or_nan(h_icl - h_zsl, h_ft - h_zsl)
+    if mask is not None:
+        _check_flags(examples=np.ones(sizes["n_examples"], dtype=bool), mask=mask)
+        cosine = cosine[..., mask, :]
+    defined = ~np.isnan(cosine)
+    count = defined.sum(axis=-2)
+    total = np.where(defined, cosine, 0).sum(axis=-2)
+    per_layer = np.where(count > 0, total / np.maximum(count, 1), np.nan).astype(cosine.dtype)
+    return per_layer, np.asanyarray(per_layer.mean(axis=-1))
+
+
+def attention_map_similarity(scores_a: Array, scores_b: Array) -> Array:
+    """SimAM: the mean cosine of raw attention scores, over heads, examples and layers.
+
+    Raw, so that a constant added to all scores of a head changes it although no attention weight changes.
+
+    Parameters
+    ----------
+    scores_a, scores_b : array, shape (..., n_examples, n_layers, n_heads, n_tokens)
+        Scores of the last token against the query-side tokens; shorter ones are padded by zeros at the left.
+
+    Returns
+    -------
+    array, shape (...)
+        Heads with all scores zero have no angle and are left out; NaN where none is left.
+
+    Raises
+    ------
+    ValueError
+        If shapes do not fit or an entry is not finite.
+
+    Source: arXiv 2212.10559, Section 4.2.
+    """
+    shape = "... n_examples n_layers n_heads n_tokens"
+    check_shapes(scores_a=(scores_a, shape), scores_b=(scores_b, shape))
+    cosine = _cosine_or_nan(scores_a, scores_b)
+    defined = ~np.isnan(cosine)
+    count = defined.sum(axis=(-1, -2, -3))
+    total = np.where(defined, cosine, 0).sum(axis=(-1, -2, -3))
+    return np.asanyarray(np.where(count > 0, total / np.maximum(count, 1), np.nan).astype(cosine.dtype))
+
+
+def kendall_tau(a: Array, b: Array, variant: Literal["a", "b"] = "a") -> Array:
+    r"""Kendall's rank correlation of two rankings of the same items.
+
+    $$\tau_a=\frac{P_c-P_d}{\binom N2},\qquad\tau_b=\frac{P_c-P_d}{\sqrt{(n_0-n_1)(n_0-n_2)}}$$
+
+    with $n_0=\binom N2$ pairs, $n_1,n_2$ of them tied in `a` and in `b`.
+
+    Parameters
+    ----------
+    a, b : array, shape (..., n), n >= 2
+    variant : "a", the paper's definition, or "b", the authors' code
+
+    Returns
+    -------
+    array, shape (...)
+        NaN for variant "b" where one ranking is all ties.
+
+    Raises
+    ------
+    ValueError
+        If shapes do not fit, an entry is not finite, there are fewer than two items or the variant is unknown.
+
+    Source: arXiv 2212.10559, Section 4.2.
+    """
+    sizes = check_shapes(a=(a, "... n"), b=(b, "... n"))
+    check_integer("n, the number of items", sizes["n"], 2)
+    if variant not in ("a", "b"):
+        raise ValueError(f"variant: expected 'a' or 'b', got {variant!r}")
+    rows, columns = np.triu_indices(sizes["n"], 1)
+    order_a, order_b = (np.sign(x[..., rows] - x[..., columns]) for x in (a, b))
+    balance = (order_a * order_b).sum(axis=-1)
+    if variant == "a":
+        return np.asanyarray(balance / rows.size)
+    untied = [np.abs(order).sum(axis=-1) for order in (order_a, order_b)]
+    norm = sqrt(untied[0]) * sqrt(untied[1])
+    return np.asanyarray(np.where(norm == 0, np.nan, balance / np.where(norm == 0, 1, norm)).astype(balance.dtype))
+
+
+def top_k_recall(a: Array, b: Array, k: int) -> Array:
+    """The share of the `k` largest entries of `a` that are among the `k` largest of `b`, shape (...) from (..., n).
+
+    Raises
+    ------
+    ValueError
+        If shapes do not fit, an entry is not finite or `k` is not from 1 to n.
+
+    Source: the authors' code of arXiv 2212.10559.
+    """
+    sizes = check_shapes(a=(a, "... n"), b=(b, "... n"))
+    k = check_integer("k", k, 1, sizes["n"])
+    best_a, best_b = (np.argsort(-x, axis=-1, kind="stable")[..., :k] for x in (a, b))
+    return np.asanyarray((best_a[..., :, None] == best_b[..., None, :]).any(axis=-1).mean(axis=-1))
