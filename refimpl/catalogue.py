@@ -39,4 +39,12 @@ PAPERS = (
         2023,
         "2310.17086",
     ),
+    Paper(
+        "dual_form",
+        "incontext",
+        "Why Can GPT Learn In-Context? Language Models Implicitly Perform Gradient Descent as Meta-Optimizers",
+        "Dai, Sun, Dong, Hao, Ma, Sui, Wei",
+        2022,
+        "2212.10559",
+    ),
 )
