@@ -171,12 +171,14 @@ def _merge_powers(product: Sequence[sympy.Expr]) -> sympy.Expr:
 
 
 def _reduce_commuting(expression: sympy.Expr) -> sympy.Expr:
-    """Rewrite towards zero, cheapest first."""
+    """Rewrite towards zero, cheapest first; the trace of a product is a number like any other here."""
+    numbers = {one: sympy.Dummy(real=True) for one in expression.atoms(trace_symbol())}
+    expression = expression.xreplace(numbers)
     for rewrite in (sympy.cancel, sympy.simplify):
         if expression == 0:
             break
         expression = rewrite(expression)
-    return expression
+    return expression.xreplace({number: one for one, number in numbers.items()})
 
 
 def _at_random_point(
