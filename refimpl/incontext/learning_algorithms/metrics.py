@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from refimpl.primitives.checks import check_integer, check_shapes
-from refimpl.primitives.least_squares import ols_weights
-from refimpl.primitives.numbers import Array
+from refimpl.primitives.linear_systems import solve
+from refimpl.primitives.numbers import Array, transpose
 
 
 def squared_prediction_difference(first: Array, second: Array) -> Array:
@@ -37,12 +37,22 @@ def squared_prediction_difference(first: Array, second: Array) -> Array:
     return np.asanyarray((difference * difference).sum(axis=-1) / difference.shape[-1])
 
 
+def _check_probes(x_probe: Array, *predictions: Array) -> None:
+    sizes = check_shapes(x_probe=(x_probe, "... n d"))
+    for values in predictions:
+        check_shapes(x_probe=(x_probe, "... n d"), predictions=(values, "... n"))
+    if sizes["n"] < sizes["d"]:
+        raise ValueError(f"x_probe: expected at least {sizes['d']} probes, as there are inputs, got {sizes['n']}")
+    if x_probe.dtype != object and not np.all(np.linalg.matrix_rank(x_probe.astype(np.float64)) == sizes["d"]):
+        raise ValueError("x_probe: expected probes that span the inputs, got linearly dependent columns")
+
+
 def implicit_linear_weights(x_probe: Array, predictions: Array) -> Array:
-    r"""$\hat w_A=\arg\min_w\sum_i(A(D)(x_i')-w^\top x_i')^2$ (LAPACK: floats only).
+    r"""$\hat w_A=\arg\min_w\sum_i(A(D)(x_i')-w^\top x_i')^2$, by the normal equations: probes are ours to choose well.
 
     Parameters
     ----------
-    x_probe : array, shape (..., n, d), with n >= d
+    x_probe : array, shape (..., n, d), of rank d
     predictions : array, shape (..., n)
         $A(D)(x_i')$.
 
@@ -53,22 +63,21 @@ def implicit_linear_weights(x_probe: Array, predictions: Array) -> Array:
     Raises
     ------
     ValueError
-        If shapes do not fit, an entry is not finite or there are fewer probes than inputs.
+        If shapes do not fit, an entry is not finite or the probes do not determine the weights.
 
     Source: arXiv 2211.15661, Section 4.1.
     """
-    sizes = check_shapes(x_probe=(x_probe, "... n d"), predictions=(predictions, "... n"))
-    if sizes["n"] < sizes["d"]:
-        raise ValueError(f"x_probe: expected at least {sizes['d']} probes, as there are inputs, got {sizes['n']}")
-    return ols_weights(x_probe, predictions)
+    _check_probes(x_probe, predictions)
+    transposed = transpose(x_probe)
+    return solve(transposed @ x_probe, transposed @ predictions[..., None])[..., 0]
 
 
 def implicit_linear_weight_difference(x_probe: Array, first: Array, second: Array) -> Array:
-    r"""ILWD: $\lVert\hat w_{A_1}-\hat w_{A_2}\rVert_2^2$ for each data set (LAPACK: floats only).
+    r"""ILWD: $\lVert\hat w_{A_1}-\hat w_{A_2}\rVert_2^2$ for each data set.
 
     Parameters
     ----------
-    x_probe : array, shape (..., n, d), with n >= d
+    x_probe : array, shape (..., n, d), of rank d
     first, second : array, shape (..., n)
         Predictions of the two algorithms at the probes.
 
@@ -79,11 +88,12 @@ def implicit_linear_weight_difference(x_probe: Array, first: Array, second: Arra
     Raises
     ------
     ValueError
-        If shapes do not fit, an entry is not finite or there are fewer probes than inputs.
+        If shapes do not fit, an entry is not finite or the probes do not determine the weights.
 
     Source: arXiv 2211.15661, Section 4.1.
     """
-    difference = implicit_linear_weights(x_probe, first) - implicit_linear_weights(x_probe, second)
+    _check_probes(x_probe, first, second)
+    difference = implicit_linear_weights(x_probe, first - second)  # it is linear in the predictions
     return np.asanyarray((difference * difference).sum(axis=-1))
 
 

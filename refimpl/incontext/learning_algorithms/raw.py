@@ -25,6 +25,7 @@ from refimpl.primitives.column_operators import Rows, check_rows
 from refimpl.primitives.numbers import Array, common_dtype
 
 TimeMap = Sequence[Sequence[int]]
+Arithmetic = Literal["sum", "product"]
 
 
 class ReadArithmeticWrite(NamedTuple):
@@ -44,7 +45,7 @@ class ReadArithmeticWrite(NamedTuple):
     """$W_a$, shape ``(m, len(rows_read))``."""
     weight_self: Array
     """$W$, shape ``(m, len(rows_self))``."""
-    arithmetic: Literal["sum", "product"]
+    arithmetic: Arithmetic
 
 
 def check_operator(operator: ReadArithmeticWrite, n_rows: int, n_columns: int) -> None:

@@ -22,6 +22,7 @@ from refimpl.incontext.learning_algorithms import (
     transformer_layer,
     transformer_layer_vjp,
 )
+from refimpl.incontext.learning_algorithms.raw import Arithmetic, TimeMap
 from refimpl.oracle.spec import Arguments, Relation, Spec, real_arrays, register, symbols
 from refimpl.primitives import column_operators
 from refimpl.primitives.attention import MultiHeadAttention
@@ -233,27 +234,51 @@ def aff_by_layer(
 @st.composite
 def _raw(draw: st.DrawFn) -> Arguments:
     n_columns, n_read, n_self, n_write, m = draw(st.integers(1, 6)), draw(FEW), draw(FEW), draw(FEW), draw(FEW)
-    time_map = [draw(st.lists(st.integers(0, i), unique=True, max_size=3)) for i in range(n_columns)]
     return {
         "hidden": np.clip(state(draw, n_columns), -3, 3),
-        "operator": ReadArithmeticWrite(
-            time_map,
-            content_rows(draw, n_read),
-            content_rows(draw, n_self),
-            content_rows(draw, n_write),
-            draw(real_arrays((n_write, m))) / 2,
-            np.clip(draw(real_arrays((m, n_read))), -2, 2),
-            np.clip(draw(real_arrays((m, n_self))), -2, 2),
-            draw(st.sampled_from(("sum", "product"))),
-        ),
+        "time_map": [draw(st.lists(st.integers(0, i), unique=True, max_size=3)) for i in range(n_columns)],
+        "rows_read": content_rows(draw, n_read),
+        "rows_self": content_rows(draw, n_self),
+        "rows_write": content_rows(draw, n_write),
+        "weight_out": draw(real_arrays((n_write, m))) / 2,
+        "weight_read": np.clip(draw(real_arrays((m, n_read))), -2, 2),
+        "weight_self": np.clip(draw(real_arrays((m, n_self))), -2, 2),
+        "arithmetic": draw(st.sampled_from(("sum", "product"))),
     }
 
 
-def raw_by_layer(hidden: Array, operator: ReadArithmeticWrite) -> Array:
+def raw_of_parts(
+    hidden: Array,
+    time_map: TimeMap,
+    rows_read: Rows,
+    rows_self: Rows,
+    rows_write: Rows,
+    weight_out: Array,
+    weight_read: Array,
+    weight_self: Array,
+    arithmetic: Arithmetic,
+) -> Array:
+    """:func:`raw` with the parts of the operator as arguments."""
+    rows, weights = (rows_read, rows_self, rows_write), (weight_out, weight_read, weight_self)
+    return raw(hidden, ReadArithmeticWrite(time_map, *rows, *weights, arithmetic))
+
+
+def raw_by_layer(
+    hidden: Array,
+    time_map: TimeMap,
+    rows_read: Rows,
+    rows_self: Rows,
+    rows_write: Rows,
+    weight_out: Array,
+    weight_read: Array,
+    weight_self: Array,
+    arithmetic: Arithmetic,
+) -> Array:
     """Read-arithmetic-write by one layer, its products with epsilon = 1/16."""
-    scratch = PADS[: len(operator.weight_read)]
-    params = raw_layer(hidden.shape[-2], operator, scratch, positions(hidden), epsilon=1 / 16)
-    return transformer_layer(hidden, params)
+    rows, weights = (rows_read, rows_self, rows_write), (weight_out, weight_read, weight_self)
+    operator = ReadArithmeticWrite(time_map, *rows, *weights, arithmetic)
+    scratch = PADS[: len(weight_read)]
+    return transformer_layer(hidden, raw_layer(hidden.shape[-2], operator, scratch, positions(hidden), epsilon=1 / 16))
 
 
 def _reverse(arguments: Arguments) -> Arguments:
@@ -320,28 +345,54 @@ register(
         dtypes=FULL,
     )
 )
+WRITTEN_TWICE = Relation(
+    "twice the output weights",
+    lambda arguments: arguments | {"weight_out": 2 * arguments["weight_out"]},
+    lambda output, arguments: _written_times_two(output, arguments["rows_write"]),
+)
+
+
+def _written_times_two(output: Array, rows: Rows) -> Array:
+    out = output.copy()
+    out[..., list(rows), :] *= 2
+    return out
+
+
+def _later_steps_too(time_map: TimeMap, **others: Any) -> Array:
+    whole = [list(range(i + 1)) for i in range(len(time_map))]
+    return raw_of_parts(time_map=whole, **others)
+
+
 register(
     Spec(
         name="learning_algorithms/raw",
-        reference=raw,
+        reference=raw_of_parts,
         arguments=_raw(),
         symbols=lambda: {
             "hidden": symbols("h", 3, 2),
-            "operator": ReadArithmeticWrite(
-                [[], [0, 1]],
-                [0],
-                [1],
-                [2],
-                symbols("o", 1, 1),
-                symbols("a", 1, 1),
-                symbols("w", 1, 1),
-                "product",
-            ),
+            "time_map": [[], [0, 1]],
+            "rows_read": [0],
+            "rows_self": [1],
+            "rows_write": [2],
+            "weight_out": symbols("o", 1, 1),
+            "weight_read": symbols("a", 1, 1),
+            "weight_self": symbols("w", 1, 1),
+            "arithmetic": "product",
         },
+        relations=(WRITTEN_TWICE,),
+        dtypes=FULL,
+        mistakes={("mask", "every earlier step is read"): _later_steps_too},
+    )
+)
+register(
+    Spec(
+        name="learning_algorithms/raw_layer",
+        reference=raw_by_layer,
+        arguments=_raw(),
+        relations=(WRITTEN_TWICE,),
         dtypes=FULL,
     )
 )
-register(Spec(name="learning_algorithms/raw_layer", reference=raw_by_layer, arguments=_raw(), dtypes=FULL))
 
 
 @st.composite

@@ -475,6 +475,7 @@ register(
         name="learning_algorithms/implicit_linear_weight_difference",
         reference=implicit_linear_weight_difference,
         arguments=_probed(),
+        symbols=lambda: {"x_probe": symbols("x", 2, 2), "first": symbols("a", 2), "second": symbols("b", 2)},
         relations=(
             SYMMETRIC,
             ZERO_OF_EQUALS,
