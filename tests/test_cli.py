@@ -148,7 +148,7 @@ def test_show(refimpl: Command, tmp_path: Path) -> None:
     output = refimpl("show", "toy/V1", "toy/F1", "--results", file)[1]
     assert "status   verified\n" in output
     assert "found    error nan (<= 0.5)" in output
-    assert "control  fails, as it must: error 1" in output
+    assert "control  the error is 1: fails, error 1" in output
     file.write_text(file.read_text().replace("python", "pythn"))
     assert (
         "status   verified, with other sources or libraries than these"

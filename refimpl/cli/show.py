@@ -58,7 +58,7 @@ def _claim(one: Claim, paper: Paper, result: Result | None) -> str:
         ("erratum", one.erratum),
         ("uses", ", ".join(one.uses)),
         ("needs", ", ".join(one.requires)),
-        *(("control", control.description) for control in one.controls),
+        *([] if result and result["control"]["controls"] else [("control", c.description) for c in one.controls]),
         ("code", _place_of_claim(one)),
     ]
     if result:
@@ -77,7 +77,7 @@ def _outcome(one: Claim, paper: Paper, result: Result) -> list[tuple[str, str]]:
         ("status", result["status"] + ("" if current else ", with other sources or libraries than these")),
         ("found", explanation(result)),
         *(
-            ("control", f"{'fails, as it must' if control['fails'] else 'passes'}: {control['measured']}")
+            ("control", f"{control['description']}: {'fails' if control['fails'] else 'PASSES'}, {control['measured']}")
             for control in result["control"]["controls"]
         ),
         ("seconds", f"{result['seconds']:.2f}"),
