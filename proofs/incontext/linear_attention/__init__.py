@@ -4,6 +4,32 @@ Most of the constructions are proved on blocks: the shipped weights and the ship
 entries are matrices of any size, so that one computation covers all numbers of inputs, outputs and context points.
 """
 
-from proofs.incontext.linear_attention import construction, copying, kernel, plus_plus, population, softmax, trained
+from proofs.incontext.linear_attention import (
+    construction,
+    copying,
+    depth,
+    kernel,
+    plus_plus,
+    population,
+    raw_tokens,
+    real_data,
+    sine,
+    softmax,
+    trained,
+    variants,
+)
 
-__all__ = ["construction", "copying", "kernel", "plus_plus", "population", "softmax", "trained"]
+__all__ = [
+    "construction",
+    "copying",
+    "depth",
+    "kernel",
+    "plus_plus",
+    "population",
+    "raw_tokens",
+    "real_data",
+    "sine",
+    "softmax",
+    "trained",
+    "variants",
+]
