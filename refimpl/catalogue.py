@@ -50,7 +50,8 @@ PAPERS = (
     Paper(
         "one_step_optimality",
         "incontext",
-        "One Step of Gradient Descent is Provably the Optimal In-Context Learner with One Layer of Linear Self-Attention",
+        "One Step of Gradient Descent is Provably the Optimal In-Context Learner with One Layer of Linear "
+        "Self-Attention",
         "Mahankali, Hashimoto, Ma",
         2023,
         "2307.03576",
