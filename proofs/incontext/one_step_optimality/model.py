@@ -37,7 +37,7 @@ def query_token_of_one(weights: AttentionWeights, x: Array, y: Array, x_query: A
     statement=r"h^\top\sum_iW_Vv_i\,(v_i^\top W_K^\top W_Qv_{n+1})=w^\top G_DM\,x_{n+1},\quad w=W_V^\top h,\ "
     r"M=(W_K^\top W_Q)_{:,1:d}",
     method="symbolic",
-    scope="all numbers of inputs and context points, all weights (blocks); again by entries at 2 inputs, 3 points",
+    scope="all numbers of inputs and context points, all weights (blocks); again by entries at 2 inputs, 2 points",
     control=Control("a query token that ends in 1 instead of 0", predict=query_token_of_one),
 )
 def only_w_and_m_matter(predict: Callable[..., Array] = lsa_predict_full) -> Evidence:
@@ -46,9 +46,10 @@ def only_w_and_m_matter(predict: Callable[..., Array] = lsa_predict_full) -> Evi
 
     key, query, value = (blocks([[block(f"{name}{i}{j}") for j in "12"] for i in "12"]) for name in "kqv")
     weights = AttentionWeights(key, query, value, column(block("h1"), block("h2")))
-    entries = AttentionWeights(*(array(name, (3, 3)) for name in "kqv"), array("h", (3,)))
+    of_symbols = array("k", (3, 3)), array("q", (3, 3)), array("v", (3, 3))
+    entries = AttentionWeights(*of_symbols, array("h", (3,)))
     return vanishes(difference(weights, blocks([[X]]), column(Y), column(QUERY)), "all sizes") & vanishes(
-        difference(entries, array("x", (3, 2)), array("y", (3,)), array("z", (2,))), "entries"
+        difference(entries, array("x", (2, 2)), array("y", (2,)), array("z", (2,))), "entries"
     )
 
 

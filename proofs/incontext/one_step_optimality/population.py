@@ -48,7 +48,7 @@ from refimpl.oracle.specs.incontext.one_step_optimality import law_arguments
 from refimpl.primitives.least_squares import ridge_weights
 from refimpl.tasks.linear_regression import ScalarTasks, sample_gaussian_tasks
 
-GENERIC = {"n_inputs": 3, "n_context": 6, "noise_std": 0.7}
+GENERIC = 3, 6, 0.7  # d, n, sigma
 
 
 def step(learning_rate: Any, n_inputs: int = 1) -> EffectiveWeights:
@@ -95,14 +95,14 @@ def best_rate(rng: np.random.Generator, rate: Callable[..., Any] = optimal_learn
         [numerator - N * D, best - numerator / denominator], "numerator - nd, rate - ratio"
     )
 
-    tasks = sample_gaussian_tasks(200_000, rng=rng, **GENERIC)
+    tasks = sample_gaussian_tasks(200_000, *GENERIC, rng)
     correlation = (np.swapaxes(tasks.x, -1, -2) @ tasks.y[..., None])[..., 0]
-    ridge = ridge_weights(tasks.x, tasks.y, GENERIC["noise_std"] ** 2)
+    ridge = ridge_weights(tasks.x, tasks.y, GENERIC[2] ** 2)
     aligned, square = (ridge * correlation).sum(-1), (correlation**2).sum(-1)
-    sampled = rate(GENERIC["n_inputs"], GENERIC["n_context"], GENERIC["noise_std"])
+    sampled = rate(*GENERIC)
     return (
         exact
-        & covers(mean_interval(aligned), GENERIC["n_inputs"] * GENERIC["n_context"], "E[w'X'y]")
+        & covers(mean_interval(aligned), GENERIC[0] * GENERIC[1], "E[w'X'y]")
         & covers(mean_interval(aligned - sampled * square), 0, "E[w'X'y] - rate E|X'y|^2")
     )
 
@@ -126,10 +126,10 @@ def loss_of_the_best_step(rng: np.random.Generator, loss: Callable[..., Any] = o
     best = loss(D, N, SIGMA)
     exact = vanishes(step_loss(optimal_learning_rate(D, N, SIGMA)) - best, "loss of the shipped step")
     limits = vanishes([loss(D, 0, SIGMA) - D - SIGMA**2, sympy.limit(best, N, sympy.oo) - SIGMA**2], "limits")
-    rate = optimal_learning_rate(**GENERIC)
-    tasks = sample_gaussian_tasks(200_000, rng=rng, **GENERIC)
-    sampled = mean_interval(squared_errors(step(rate, GENERIC["n_inputs"]), tasks))
-    return exact & limits & covers(sampled, loss(**GENERIC), "mean squared error of the layer")
+    rate = optimal_learning_rate(*GENERIC)
+    tasks = sample_gaussian_tasks(200_000, *GENERIC, rng)
+    sampled = mean_interval(squared_errors(step(rate, GENERIC[0]), tasks))
+    return exact & limits & covers(sampled, loss(*GENERIC), "mean squared error of the layer")
 
 
 # --- any weights ---
@@ -174,15 +174,15 @@ def loss_of_any_weights(
     )
 
     def distance(case: Arguments) -> float:
-        (value, key_query), n_context, noise_std, cov_x, cov_w = case.values()
+        weights, n_context, noise_std, cov_x, cov_w = case.values()
         n_inputs, root = len(cov_x), np.abs(np.linalg.cholesky(cov_w))
         rules = [k for k in nodes if k**n_inputs <= MAX_NODES]
-        found = [population_loss_by_quadrature.unchecked(*case.values(), n_nodes=k) for k in rules]
+        found = [population_loss_by_quadrature.unchecked(weights, n_context, noise_std, cov_x, cov_w, k) for k in rules]
         # Both routes round sums of products some 50 + 10 d times, and no sum exceeds that of the absolute values: the
         # loss of absolute weights and covariances, M negated so that the term linear in it adds. Where absolute values
         # spoil the independence of the d coordinates of a node, each of four may cost a root of d.
-        weights = EffectiveWeights(np.abs(value), -np.abs(key_query))
-        size, _ = population_core(weights, n_context, noise_std**2, np.abs(cov_x), root @ root.T)
+        absolute = EffectiveWeights(np.abs(weights.value), -np.abs(weights.key_query))
+        size, _ = population_core(absolute, n_context, noise_std**2, np.abs(cov_x), root @ root.T)
         allowed = (50 + 10 * n_inputs) * n_inputs**2 * ROUNDOFF * size
         return float(np.max(np.abs(np.array(found) - loss(*case.values()))) / allowed)
 

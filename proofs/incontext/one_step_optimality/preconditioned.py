@@ -184,7 +184,7 @@ def other_priors(
 )
 def loss_against_condition(rng: np.random.Generator) -> Figure:
     n_inputs, n_context, noise_std = 4, 10, 0.5
-    conditions = np.geomspace(1, 1000, 16)
+    conditions = np.geomspace(1, 1000, 16).tolist()
     curves: dict[str, list[float]] = {
         "preconditioned step, tasks of the inverse covariance": [],
         "best plain step, tasks of the inverse covariance": [],
