@@ -106,7 +106,6 @@ from refimpl.incontext.linear_attention.raw_tokens import (
     positional_encoding,
     raw_loss_and_gradients,
     raw_predict,
-    raw_predict_vjp,
 )
 from refimpl.incontext.linear_attention.sine import (
     SineControl,
@@ -117,7 +116,6 @@ from refimpl.incontext.linear_attention.sine import (
     sample_sine_prompts,
     sine_loss_and_gradients,
     sine_predict,
-    sine_predict_vjp,
 )
 from refimpl.incontext.linear_attention.softmax import (
     centred,
@@ -146,7 +144,6 @@ from refimpl.incontext.linear_attention.variants import (
     NormedLayer,
     normed_loss_and_gradients,
     normed_predict,
-    normed_predict_vjp,
     softmax_loss_and_gradients,
     softmax_predict,
     softmax_predict_vjp,
@@ -223,7 +220,6 @@ __all__ = [
     "nadaraya_watson",
     "normed_loss_and_gradients",
     "normed_predict",
-    "normed_predict_vjp",
     "one_step_population_loss",
     "optimal_learning_rate",
     "positional_encoding",
@@ -231,14 +227,12 @@ __all__ = [
     "predict_vjp",
     "raw_loss_and_gradients",
     "raw_predict",
-    "raw_predict_vjp",
     "read_prediction",
     "rescale_weights",
     "run",
     "sample_sine_prompts",
     "sine_loss_and_gradients",
     "sine_predict",
-    "sine_predict_vjp",
     "softmax_loss_and_gradients",
     "softmax_predict",
     "softmax_predict_vjp",

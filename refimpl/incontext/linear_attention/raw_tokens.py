@@ -119,14 +119,6 @@ def raw_predict(tokens: Array, layers: RawTransformer, n_outputs: int) -> Array:
     return _raw_predict(tokens, layers, n_outputs)[0]
 
 
-@checked(_check_raw)
-def raw_predict_vjp(
-    tokens: Array, layers: RawTransformer, n_outputs: int
-) -> tuple[Array, Callable[[Array], tuple[Array, RawTransformer]]]:
-    """:func:`raw_predict` and its pullback ``cotangent -> (tokens, layers)``."""
-    return _raw_predict(tokens, layers, n_outputs)
-
-
 def raw_loss_and_gradients(layers: RawTransformer, prompts: RawPrompts) -> tuple[Any, RawTransformer]:
     """Half the mean squared error, and its gradient; arguments unchecked."""
     prediction, pullback = _raw_predict(prompts.tokens, layers, len(prompts.targets))

@@ -134,12 +134,6 @@ def sine_predict(tokens: Array, network: SineNetwork) -> Array:
     return _sine_predict(tokens, network)[0]
 
 
-@checked(_check_sine)
-def sine_predict_vjp(tokens: Array, network: SineNetwork) -> tuple[Array, Callable[[Array], tuple[Array, SineNetwork]]]:
-    """:func:`sine_predict` and its pullback ``cotangent -> (tokens, network)``."""
-    return _sine_predict(tokens, network)
-
-
 def sine_loss_and_gradients(network: SineNetwork, prompts: Prompts) -> tuple[Any, SineNetwork]:
     """Half the mean squared error, and its gradient; arguments unchecked."""
     prediction, pullback = _sine_predict(prompts.tokens, network)

@@ -130,14 +130,6 @@ def normed_predict(tokens: Array, layer: NormedLayer, n_outputs: int) -> Array:
     return _read_normed(tokens, layer, n_outputs)[0]
 
 
-@checked(_check_normed)
-def normed_predict_vjp(
-    tokens: Array, layer: NormedLayer, n_outputs: int
-) -> tuple[Array, Callable[[Array], tuple[Array, NormedLayer]]]:
-    """:func:`normed_predict` and its pullback ``cotangent -> (tokens, layer)``."""
-    return _read_normed(tokens, layer, n_outputs)
-
-
 def normed_loss_and_gradients(layer: NormedLayer, prompts: Prompts) -> tuple[Any, NormedLayer]:
     """The loss of ``loss_and_gradients`` for one layer with layer normalisation; arguments unchecked."""
     prediction, pullback = _read_normed(prompts.tokens, layer, len(prompts.targets))

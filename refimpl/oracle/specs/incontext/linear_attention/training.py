@@ -11,13 +11,10 @@ from refimpl.incontext.linear_attention import (
     RawTransformer,
     SineNetwork,
     normed_predict,
-    normed_predict_vjp,
     predict,
     predict_vjp,
     raw_predict,
-    raw_predict_vjp,
     sine_predict,
-    sine_predict_vjp,
     softmax_predict,
     softmax_predict_vjp,
 )
@@ -136,7 +133,7 @@ register(
         vjp=predict_vjp,
         symbols=lambda: {
             "tokens": symbols("e", 2, 2, 1),
-            "layers": [_symbolic_weights("a", 2), _symbolic_weights("b", 2)],
+            "layers": [_symbolic_weights("", 2)],
             "n_outputs": 1,
             "clip": None,
         },
@@ -150,7 +147,7 @@ register(
         reference=softmax_predict,
         arguments=_softmax_arguments(),
         vjp=softmax_predict_vjp,
-        symbols=lambda: {"tokens": symbols("e", 3, 2, 1), "weights": _symbolic_weights("", 2), "n_outputs": 1},
+        symbols=lambda: {"tokens": symbols("e", 2, 2, 1), "weights": _symbolic_weights("", 2), "n_outputs": 1},
         relations=_relations(-1, 0, scored=True),
         dtypes=FLOATS,
     )
@@ -160,7 +157,6 @@ register(
         name="linear_attention/normed_predict",
         reference=normed_predict,
         arguments=_normed_arguments(),
-        vjp=normed_predict_vjp,
         symbols=lambda: {
             "tokens": symbols("e", 2, 2, 1),
             "layer": NormedLayer(symbols("s", 2), symbols("o", 2), _symbolic_weights("", 2)),
@@ -175,7 +171,6 @@ register(
         name="linear_attention/sine_predict",
         reference=sine_predict,
         arguments=_sine_arguments(),
-        vjp=sine_predict_vjp,
         symbols=lambda: {
             "tokens": symbols("e", 2, 2, 1),
             "network": SineNetwork(
@@ -193,7 +188,6 @@ register(
         name="linear_attention/raw_predict",
         reference=raw_predict,
         arguments=_raw_arguments(),
-        vjp=raw_predict_vjp,
         symbols=lambda: {
             "tokens": symbols("e", 1, 2, 2),
             "layers": RawTransformer(_symbolic_weights("a", 2), _symbolic_weights("b", 2)),
