@@ -56,4 +56,12 @@ PAPERS = (
         2023,
         "2307.03576",
     ),
+    Paper(
+        "softmax_regression",
+        "incontext",
+        "The Closeness of In-Context Learning and Weight Shifting for Softmax Regression",
+        "Li, Song, Xia, Yu, Zhou",
+        2023,
+        "2304.13276",
+    ),
 )

@@ -69,7 +69,7 @@ def sharp_weight_factor(data: Array) -> Array:
         If `data` has another shape or an entry is not finite.
     """
     check_shapes(data=(data, "... n d"))
-    return _spectral_norm(data) / 2
+    return np.asanyarray(_spectral_norm(data) / 2)
 
 
 def sharp_data_factor(weights: Array) -> Array:
@@ -89,7 +89,7 @@ def sharp_data_factor(weights: Array) -> Array:
         If `weights` has another shape or an entry is not finite.
     """
     check_shapes(weights=(weights, "... d"))
-    return _norm(weights) / 2
+    return np.asanyarray(_norm(weights) / 2)
 
 
 class Inequality(NamedTuple):

@@ -129,7 +129,7 @@ def one_step_sensitivity(data: Array, learning_rate: Any) -> Array:
     n = check_shapes(data=(data, "... n d"))["n"]
     rate = check_number("learning_rate", learning_rate, "(0, inf)")
     centred = data - data.sum(axis=-2, keepdims=True) / n
-    return np.asanyarray(transpose(centred) * (rate / n))
+    return np.asanyarray(transpose(centred) * rate / n)
 
 
 def grid_search_learning_rate(tasks: SoftmaxTasks, grid: Sequence[float] | Array) -> float:

@@ -142,7 +142,7 @@ def softmax_regression_loss(data: Array, weights: Array, target: Array) -> Array
     Source: arXiv 2304.13276, the softmax regression problem.
     """
     c = residual.unchecked(data, weights, target)
-    return row_dot(c, c)[..., 0] / 2
+    return _half_square(c)
 
 
 @checked(check_problem)
@@ -161,7 +161,7 @@ def softmax_regression_loss_vjp(
         (to_logits,) = pull(to_residual)
         return outer(to_logits, weights), combine_rows(to_logits, data), -to_residual
 
-    return row_dot(c, c)[..., 0] / 2, pullback
+    return _half_square(c), pullback
 
 
 # --- unchecked pieces ---
@@ -180,6 +180,10 @@ def combine_rows(coefficients: Array, data: Array) -> Array:
 def outer(x: Array, y: Array) -> Array:
     r"""$xy^\top$ over the last axes."""
     return np.asanyarray(x[..., :, None] * y[..., None, :])
+
+
+def _half_square(c: Array) -> Array:
+    return np.asanyarray(row_dot(c, c)[..., 0] / 2)
 
 
 def _check_exponents(z: Array) -> None:
