@@ -9,7 +9,7 @@ $$\hat y=-\Big(e_{q,y}+\sum_n(b\,c_n)(c_n^\top z)\Big),$$
 which takes $O(ND)$ operations a task, as its gradient does.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -55,24 +55,29 @@ def make_prompts(tasks: RegressionTasks) -> Prompts:
 # --- prediction, loss and gradients ---
 
 
-def check_layers(
-    tokens: Array, layers: Sequence[LinearAttentionWeights], n_outputs: int, clip: float | None = None
-) -> None:
-    if not isinstance(layers, list | tuple) or not layers:
-        raise ValueError(f"layers: expected a list of at least one LinearAttentionWeights, got {layers!r:.80}")
-    for index, layer in enumerate(layers):
+def check_read(tokens: Array, layers: Mapping[str, LinearAttentionWeights], n_outputs: int) -> None:
+    """Raise ``ValueError`` unless these layers, by the names of their arguments, fit tokens with the tasks last."""
+    for layer_name, layer in layers.items():
         sizes = check_shapes(
             tokens=(tokens, "n_tokens D n_tasks"),
-            **{f"layers[{index}].{name}": (matrix, "n_heads D D") for name, matrix in layer._asdict().items()},
+            **{f"{layer_name}.{name}": (matrix, "n_heads D D") for name, matrix in layer._asdict().items()},
         )
     if sizes["n_tokens"] < 2:
         raise ValueError(f"tokens: expected a context token and the query, got {sizes['n_tokens']} token")
     check_integer("n_outputs", n_outputs, 1, sizes["D"] - 1)
+
+
+def _check_predict(
+    tokens: Array, layers: Sequence[LinearAttentionWeights], n_outputs: int, clip: float | None = None
+) -> None:
+    if not isinstance(layers, list | tuple) or not layers:
+        raise ValueError(f"layers: expected a list of at least one LinearAttentionWeights, got {layers!r:.80}")
+    check_read(tokens, {f"layers[{index}]": layer for index, layer in enumerate(layers)}, n_outputs)
     if clip is not None:
         check_number("clip", clip, "(0, inf)")
 
 
-@checked(check_layers)
+@checked(_check_predict)
 def predict(
     tokens: Array, layers: Sequence[LinearAttentionWeights], n_outputs: int, clip: float | None = None
 ) -> Array:
@@ -102,7 +107,7 @@ def predict(
     return _forward(tokens, layers, n_outputs, clip)[0]
 
 
-@checked(check_layers)
+@checked(_check_predict)
 def predict_vjp(
     tokens: Array, layers: Sequence[LinearAttentionWeights], n_outputs: int, clip: float | None = None
 ) -> tuple[Array, Callable[[Array], tuple[Array, Sequence[LinearAttentionWeights]]]]:

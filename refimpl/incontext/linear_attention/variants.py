@@ -11,7 +11,7 @@ import numpy as np
 from refimpl.incontext.linear_attention.training import (
     LayerPullback,
     Prompts,
-    check_layers,
+    check_read,
     half_mean_square,
     read_query,
 )
@@ -24,7 +24,7 @@ from refimpl.primitives.numbers import Array, constant, exp, sqrt
 
 
 def _check_softmax(tokens: Array, weights: LinearAttentionWeights, n_outputs: int) -> None:
-    check_layers(tokens, [weights], n_outputs)
+    check_read(tokens, {"weights": weights}, n_outputs)
 
 
 @checked(_check_softmax)
@@ -98,7 +98,7 @@ class NormedLayer(NamedTuple):
 
 
 def _check_normed(tokens: Array, layer: NormedLayer, n_outputs: int) -> None:
-    check_layers(tokens, [layer.attention], n_outputs)
+    check_read(tokens, {"layer.attention": layer.attention}, n_outputs)
     check_shapes(
         tokens=(tokens, "n_tokens D n_tasks"),
         **{"layer.scale": (layer.scale, "D"), "layer.offset": (layer.offset, "D")},
