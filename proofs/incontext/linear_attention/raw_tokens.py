@@ -69,7 +69,7 @@ def raw_run(seed: int, index: int, encoding: float) -> RawRun:
     def sample() -> RawPrompts:
         return raw_prompts(sample_linear_tasks(BATCH, SIZE, SIZE, HALF_WIDTH, 1.0, rng, dtype=np.float32), encoding)
 
-    steps = training_steps(start, raw_loss_and_gradients, sample, optimizer())
+    steps = training_steps(start, raw_loss_and_gradients.unchecked, sample, optimizer())
     losses, sensitivities = [], []
     for _ in range(STEPS // EVERY):
         layers, recent = run(steps, EVERY)
@@ -87,7 +87,7 @@ def linear_errors(rng: np.random.Generator, tasks: RegressionTasks, encoding: fl
         return tasks_last(raw_prompts(fresh, encoding))
 
     start = [initial_weights(SIZE + PLACES, 1, 0.3, rng, np.float32) for _ in range(2)]
-    layers, _ = run(training_steps(start, loss_and_gradients, sample, optimizer()), STEPS)
+    layers, _ = run(training_steps(start, loss_and_gradients.unchecked, sample, optimizer()), STEPS)
     wide = tree_map(lambda leaf: leaf.astype(np.float64), layers)
     prompts = tasks_last(raw_prompts(tasks, encoding))
     return errors(Response(predict(prompts.tokens, wide, 1).T, np.empty(0)), tasks)

@@ -50,9 +50,9 @@ def trained_pair(seed: int, index: int, sample: Sampler) -> tuple[SineNetwork, S
         own.bit_generator.state = data
         return lambda: sample(BATCH, CONTEXT, AMPLITUDES, own, np.float32)
 
-    network, _ = run(training_steps(start, sine_loss_and_gradients, batches(), optimizer), STEPS)
+    network, _ = run(training_steps(start, sine_loss_and_gradients.unchecked, batches(), optimizer), STEPS)
     begin = SineControl(start.embedding, start.mlp, np.ones((), np.float32))
-    control, _ = run(training_steps(begin, control_loss_and_gradients, batches(), optimizer), STEPS)
+    control, _ = run(training_steps(begin, control_loss_and_gradients.unchecked, batches(), optimizer), STEPS)
     return network, constructed_network(control, CONTEXT)
 
 

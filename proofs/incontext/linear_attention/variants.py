@@ -67,7 +67,9 @@ def softmax_heads(seed: int, n_heads: int, index: int) -> LinearAttentionWeights
     """A trained layer of softmax heads, in float64."""
     rng = np.random.default_rng([seed, n_heads, index])
     start = initial_weights(TOKEN_SIZE, n_heads, 0.5, rng, np.float32)
-    steps = training_steps(start, softmax_loss_and_gradients, batches(VARIANT.batch_size, rng), meta_optimizer(VARIANT))
+    steps = training_steps(
+        start, softmax_loss_and_gradients.unchecked, batches(VARIANT.batch_size, rng), meta_optimizer(VARIANT)
+    )
     weights, _ = run(steps, VARIANT.n_steps)
     return tree_map(lambda matrix: matrix.astype(np.float64), weights)
 
@@ -119,7 +121,7 @@ def arrival(seed: int, n_heads: int, index: int) -> tuple[int, float]:
     """Steps until the running loss is below the target (the patience, if it never is), and the loss of the end."""
     rng = np.random.default_rng([seed, n_heads, index])
     start = [initial_weights(TOKEN_SIZE, n_heads, code_deviation(1, TOKEN_SIZE), rng, np.float32)]
-    _, losses = run(training_steps(start, loss_and_gradients, batches(128, rng), adam(1e-3)), PATIENCE)
+    _, losses = run(training_steps(start, loss_and_gradients.unchecked, batches(128, rng), adam(1e-3)), PATIENCE)
     running = np.convolve(losses, np.full(WINDOW, 1 / WINDOW), "valid")
     below = np.flatnonzero(running < TARGET)
     return (int(below[0]) + WINDOW if len(below) else PATIENCE), float(losses[-WINDOW * 4 :].mean())
@@ -143,7 +145,9 @@ def normed_layer(seed: int, index: int) -> NormedLayer:
     rng = np.random.default_rng([seed, index])
     ones = np.ones(TOKEN_SIZE, np.float32)
     start = NormedLayer(ones, 0 * ones, initial_weights(TOKEN_SIZE, 1, 0.2, rng, np.float32))
-    steps = training_steps(start, normed_loss_and_gradients, batches(VARIANT.batch_size, rng), meta_optimizer(VARIANT))
+    steps = training_steps(
+        start, normed_loss_and_gradients.unchecked, batches(VARIANT.batch_size, rng), meta_optimizer(VARIANT)
+    )
     layer, _ = run(steps, VARIANT.n_steps)
     return tree_map(lambda leaf: leaf.astype(np.float64), layer)
 
@@ -153,7 +157,9 @@ def plain_layer(seed: int, index: int) -> LinearAttentionWeights:
     """The same without the normalisation."""
     rng = np.random.default_rng([seed, index])
     start = [initial_weights(TOKEN_SIZE, 1, 0.2, rng, np.float32)]
-    steps = training_steps(start, loss_and_gradients, batches(VARIANT.batch_size, rng), meta_optimizer(VARIANT))
+    steps = training_steps(
+        start, loss_and_gradients.unchecked, batches(VARIANT.batch_size, rng), meta_optimizer(VARIANT)
+    )
     (layer,), _ = run(steps, VARIANT.n_steps)
     return tree_map(lambda leaf: leaf.astype(np.float64), layer)
 

@@ -119,8 +119,14 @@ def raw_predict(tokens: Array, layers: RawTransformer, n_outputs: int) -> Array:
     return _raw_predict(tokens, layers, n_outputs)[0]
 
 
+def _check_raw_loss(layers: RawTransformer, prompts: RawPrompts) -> None:
+    _check_raw(prompts.tokens, layers, len(prompts.targets))
+    check_shapes(tokens=(prompts.tokens, "n_tasks D n_tokens"), targets=(prompts.targets, "n_outputs n_tasks"))
+
+
+@checked(_check_raw_loss)
 def raw_loss_and_gradients(layers: RawTransformer, prompts: RawPrompts) -> tuple[Any, RawTransformer]:
-    """Half the mean squared error, and its gradient; arguments unchecked."""
+    """Half the mean squared error, and its gradient; errors as for :func:`raw_predict`."""
     prediction, pullback = _raw_predict(prompts.tokens, layers, len(prompts.targets))
     loss, residual = half_mean_square(prediction, prompts.targets)
     return loss, pullback(residual)[1]

@@ -11,7 +11,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from refimpl.incontext.linear_attention.construction import gradient_descent_weights
-from refimpl.incontext.linear_attention.training import Prompts, half_mean_square, initial_weights, read_query
+from refimpl.incontext.linear_attention.training import (
+    Prompts,
+    check_targets,
+    half_mean_square,
+    initial_weights,
+    read_query,
+)
 from refimpl.primitives.checks import check_integer, check_number, check_shapes, checked
 from refimpl.primitives.layers import Linear, linear_vjp, mlp_vjp
 from refimpl.primitives.linear_self_attention import LinearAttentionWeights
@@ -134,17 +140,30 @@ def sine_predict(tokens: Array, network: SineNetwork) -> Array:
     return _sine_predict(tokens, network)[0]
 
 
+def _check_sine_loss(network: SineNetwork, prompts: Prompts) -> None:
+    check_targets(prompts)
+    _check_sine(prompts.tokens, network)
+
+
+@checked(_check_sine_loss)
 def sine_loss_and_gradients(network: SineNetwork, prompts: Prompts) -> tuple[Any, SineNetwork]:
-    """Half the mean squared error, and its gradient; arguments unchecked."""
+    """Half the mean squared error, and its gradient; errors as for :func:`sine_predict`."""
     prediction, pullback = _sine_predict(prompts.tokens, network)
     loss, residual = half_mean_square(prediction, prompts.targets)
     return loss, pullback(residual)[1]
 
 
+def _check_control_loss(control: SineControl, prompts: Prompts) -> None:
+    check_shapes(learning_rate=(control.learning_rate, ""))
+    check_targets(prompts)
+    _check_sine(prompts.tokens, constructed_network(control, max(1, len(prompts.tokens) - 1)))
+
+
+@checked(_check_control_loss)
 def control_loss_and_gradients(control: SineControl, prompts: Prompts) -> tuple[Any, SineControl]:
-    """The same for the control: of the layer only the learning rate has a gradient; arguments unchecked."""
+    """The same for the control: of the layer only the learning rate has a gradient; same errors."""
     n_context = len(prompts.tokens) - 1
-    loss, gradient = sine_loss_and_gradients(constructed_network(control, n_context), prompts)
+    loss, gradient = sine_loss_and_gradients.unchecked(constructed_network(control, n_context), prompts)
     # The learning rate enters as P = (rate / N) I.
     to_rate = np.trace(gradient.attention.projection[0]) / n_context
     return loss, SineControl(gradient.embedding, gradient.mlp, np.asanyarray(to_rate))

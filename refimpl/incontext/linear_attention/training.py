@@ -121,10 +121,33 @@ def predict_vjp(
     return prediction, pullback
 
 
+def check_targets(prompts: Prompts) -> None:
+    """Raise ``ValueError`` unless there is a target for each task."""
+    check_shapes(tokens=(prompts.tokens, "n_tokens D n_tasks"), targets=(prompts.targets, "n_outputs n_tasks"))
+
+
+def _check_loss(layers: Sequence[LinearAttentionWeights], prompts: Prompts, clip: float | None = None) -> None:
+    check_targets(prompts)
+    _check_predict(prompts.tokens, layers, len(prompts.targets), clip)
+
+
+@checked(_check_loss)
 def loss_and_gradients(
     layers: Sequence[LinearAttentionWeights], prompts: Prompts, clip: float | None = None
 ) -> tuple[Any, list[LinearAttentionWeights]]:
-    r"""$\frac1{2B}\sum\lVert\hat y-y_q\rVert^2$ and its gradient in every layer; arguments unchecked.
+    r"""$\frac1{2B}\sum\lVert\hat y-y_q\rVert^2$ and its gradient in every layer.
+
+    Parameters
+    ----------
+    layers : list of LinearAttentionWeights
+    prompts : Prompts
+    clip : float > 0, optional
+        As for :func:`predict`.
+
+    Raises
+    ------
+    ValueError
+        If shapes do not fit, an entry is not finite, or `clip` is not positive.
 
     Source: arXiv 2212.07677, Eq. 5; the factor 1/2 is that of the authors' code and of the paper's figures.
     """
@@ -133,11 +156,18 @@ def loss_and_gradients(
     return loss, backward(residual, False)[1]
 
 
+def _check_looped_loss(
+    weights: LinearAttentionWeights, prompts: Prompts, n_layers: int, clip: float | None = None
+) -> None:
+    _check_loss([weights] * check_integer("n_layers", n_layers, 1), prompts, clip)
+
+
+@checked(_check_looped_loss)
 def looped_loss_and_gradients(
     weights: LinearAttentionWeights, prompts: Prompts, n_layers: int, clip: float | None = None
 ) -> tuple[Any, LinearAttentionWeights]:
     """:func:`loss_and_gradients` of one layer repeated: the gradients of the repetitions add up."""
-    loss, gradients = loss_and_gradients([weights] * n_layers, prompts, clip)
+    loss, gradients = loss_and_gradients.unchecked([weights] * n_layers, prompts, clip)
     return loss, tree_map(lambda *each: sum(each[1:], each[0]), *gradients)
 
 
@@ -377,13 +407,13 @@ def train_lsa(settings: MetaTraining, rng: np.random.Generator, sample: Callable
     if settings.looped:
 
         def looped(weights: LinearAttentionWeights, batch: Prompts) -> tuple[Any, LinearAttentionWeights]:
-            return looped_loss_and_gradients(weights, batch, n_layers, clip)
+            return looped_loss_and_gradients.unchecked(weights, batch, n_layers, clip)
 
         weights, losses = run(training_steps(start(), looped, sample or fresh, optimizer), settings.n_steps)
         return Trained([weights] * n_layers, losses)
 
     def untied(layers: list[LinearAttentionWeights], batch: Prompts) -> tuple[Any, list[LinearAttentionWeights]]:
-        return loss_and_gradients(layers, batch, clip)
+        return loss_and_gradients.unchecked(layers, batch, clip)
 
     begin = [start() for _ in range(n_layers)]
     return Trained(*run(training_steps(begin, untied, sample or fresh, optimizer), settings.n_steps))

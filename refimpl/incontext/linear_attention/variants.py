@@ -12,6 +12,7 @@ from refimpl.incontext.linear_attention.training import (
     LayerPullback,
     Prompts,
     check_read,
+    check_targets,
     half_mean_square,
     read_query,
 )
@@ -61,8 +62,14 @@ def softmax_predict_vjp(
     return prediction, lambda cotangent: backward(cotangent, True)
 
 
+def _check_softmax_loss(weights: LinearAttentionWeights, prompts: Prompts) -> None:
+    check_targets(prompts)
+    _check_softmax(prompts.tokens, weights, len(prompts.targets))
+
+
+@checked(_check_softmax_loss)
 def softmax_loss_and_gradients(weights: LinearAttentionWeights, prompts: Prompts) -> tuple[Any, LinearAttentionWeights]:
-    """The loss of ``loss_and_gradients`` for one layer of softmax heads; arguments unchecked."""
+    """``loss_and_gradients`` of one layer of softmax heads; same errors."""
     prediction, backward = _read_softmax(prompts.tokens, weights, len(prompts.targets))
     loss, residual = half_mean_square(prediction, prompts.targets)
     return loss, backward(residual, False)[1]
@@ -130,8 +137,14 @@ def normed_predict(tokens: Array, layer: NormedLayer, n_outputs: int) -> Array:
     return _read_normed(tokens, layer, n_outputs)[0]
 
 
+def _check_normed_loss(layer: NormedLayer, prompts: Prompts) -> None:
+    check_targets(prompts)
+    _check_normed(prompts.tokens, layer, len(prompts.targets))
+
+
+@checked(_check_normed_loss)
 def normed_loss_and_gradients(layer: NormedLayer, prompts: Prompts) -> tuple[Any, NormedLayer]:
-    """The loss of ``loss_and_gradients`` for one layer with layer normalisation; arguments unchecked."""
+    """``loss_and_gradients`` of one layer with layer normalisation; same errors."""
     prediction, pullback = _read_normed(prompts.tokens, layer, len(prompts.targets))
     loss, residual = half_mean_square(prediction, prompts.targets)
     return loss, pullback(residual)[1]
