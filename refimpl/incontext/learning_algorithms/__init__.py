@@ -31,7 +31,7 @@ $T_\theta$                    ``Learner``                           tokens ``(..
 ============================  ====================================  ===========================================
 
 The parts, in the paper's order: :mod:`.layer` (Section 2), :mod:`.operators` (Lemma 1), :mod:`.raw` (Lemmas 2 and 3),
-:mod:`.programs` (Theorems 1 and 2), :mod:`.predictors` and :mod:`.metrics` (Section 4), :mod:`.training` (Section 4.1),
+:mod:`.programs` (Theorems 1 and 2), :mod:`.regression` and :mod:`.metrics` (Section 4), :mod:`.training` (Section 4.1),
 :mod:`.probe` (Section 5). The four operations themselves are in :mod:`refimpl.primitives.column_operators`, least
 squares and ridge in :mod:`refimpl.primitives.least_squares`.
 """
@@ -51,7 +51,7 @@ from refimpl.incontext.learning_algorithms.operators import (
     mov_layer,
     mul_layer,
 )
-from refimpl.incontext.learning_algorithms.predictors import (
+from refimpl.incontext.learning_algorithms.regression import (
     bayes_ridge_weights,
     gd_weights,
     knn_predict,

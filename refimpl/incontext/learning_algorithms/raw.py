@@ -22,7 +22,7 @@ from refimpl.incontext.learning_algorithms.operators import (
 from refimpl.primitives.attention import MultiHeadAttention
 from refimpl.primitives.checks import check_integer, check_number, check_shapes
 from refimpl.primitives.column_operators import Rows, check_rows
-from refimpl.primitives.numbers import Array, common_dtype
+from refimpl.primitives.numbers import Array, common_dtype, constant
 
 TimeMap = Sequence[Sequence[int]]
 Arithmetic = Literal["sum", "product"]
@@ -94,7 +94,7 @@ def raw(hidden: Array, operator: ReadArithmeticWrite) -> Array:
     averages = np.zeros(2 * hidden.shape[-1:], dtype=dtype)
     for i, earlier in enumerate(operator.time_map):
         if earlier:
-            averages[list(earlier), i] = np.ones((), dtype) / len(earlier)
+            averages[list(earlier), i] = constant(1, averages) / len(earlier)
     read = operator.weight_read @ (hidden[..., list(operator.rows_read), :] @ averages)
     own = operator.weight_self @ hidden[..., list(operator.rows_self), :]
     out = hidden.astype(dtype)

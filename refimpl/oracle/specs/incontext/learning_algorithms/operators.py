@@ -146,7 +146,8 @@ def positions(hidden: Array) -> range:
 
 
 @st.composite
-def _mov(draw: st.DrawFn) -> Arguments:
+def mov_arguments(draw: st.DrawFn) -> Arguments:
+    """Arguments of :func:`mov_by_layer`."""
     n_columns = draw(st.integers(1, 6))
     target, length = draw(st.integers(0, n_columns - 1)), draw(FEW)
     return {
@@ -165,7 +166,8 @@ def mov_by_layer(hidden: Array, source: int, target: int, rows_from: Rows, rows_
 
 
 @st.composite
-def _mul(draw: st.DrawFn) -> Arguments:
+def mul_arguments(draw: st.DrawFn) -> Arguments:
+    """Arguments of :func:`mul_by_layer`."""
     a, b, c = draw(st.sampled_from(((1, 1, 1), (1, 3, 1), (2, 1, 2), (2, 2, 1), (1, 2, 3))))
     return {
         "hidden": np.clip(state(draw, draw(st.integers(1, 4))), -3, 3),
@@ -188,7 +190,8 @@ def mul_by_layer(
 
 
 @st.composite
-def _div(draw: st.DrawFn) -> Arguments:
+def div_arguments(draw: st.DrawFn) -> Arguments:
+    """Arguments of :func:`div_by_layer`."""
     hidden, length = np.clip(state(draw, draw(st.integers(1, 4))), -3, 3), draw(st.integers(1, 2))
     denom_row, *others = content_rows(draw, 6)
     hidden[..., denom_row, :] += np.where(hidden[..., denom_row, :] < 0, -1 / 2, 1 / 2)
@@ -210,7 +213,8 @@ def div_by_layer(hidden: Array, rows: Rows, denom_row: int, rows_out: Rows, scal
 
 
 @st.composite
-def _aff(draw: st.DrawFn) -> Arguments:
+def aff_arguments(draw: st.DrawFn) -> Arguments:
+    """Arguments of :func:`aff_by_layer`."""
     n_a, n_b, n_out = draw(FEW), draw(FEW), draw(FEW)
     return {
         "hidden": state(draw, draw(st.integers(1, 4))),
@@ -232,7 +236,8 @@ def aff_by_layer(
 
 
 @st.composite
-def _raw(draw: st.DrawFn) -> Arguments:
+def raw_arguments(draw: st.DrawFn) -> Arguments:
+    """Arguments of :func:`raw_by_layer`."""
     n_columns, n_read, n_self, n_write, m = draw(st.integers(1, 6)), draw(FEW), draw(FEW), draw(FEW), draw(FEW)
     return {
         "hidden": np.clip(state(draw, n_columns), -3, 3),
@@ -305,7 +310,7 @@ register(
     Spec(
         name="learning_algorithms/mov_layer",
         reference=mov_by_layer,
-        arguments=_mov(),
+        arguments=mov_arguments(),
         relations=(
             Relation(
                 "content times 4",
@@ -320,7 +325,7 @@ register(
     Spec(
         name="learning_algorithms/mul_layer",
         reference=mul_by_layer,
-        arguments=_mul(),
+        arguments=mul_arguments(),
         relations=(COLUMNS_REVERSED,),
         dtypes=FULL,
         mistakes={("approximation", "the product itself, without the error of GeLU's"): _exact("mul")},
@@ -330,7 +335,7 @@ register(
     Spec(
         name="learning_algorithms/div_layer",
         reference=div_by_layer,
-        arguments=_div(),
+        arguments=div_arguments(),
         relations=(COLUMNS_REVERSED,),
         dtypes=FULL,
         mistakes={("approximation", "the quotient itself, without the norm's share of the rows"): _exact("div")},
@@ -340,7 +345,7 @@ register(
     Spec(
         name="learning_algorithms/aff_layer",
         reference=aff_by_layer,
-        arguments=_aff(),
+        arguments=aff_arguments(),
         relations=(COLUMNS_REVERSED,),
         dtypes=FULL,
     )
@@ -367,7 +372,7 @@ register(
     Spec(
         name="learning_algorithms/raw",
         reference=raw_of_parts,
-        arguments=_raw(),
+        arguments=raw_arguments(),
         symbols=lambda: {
             "hidden": symbols("h", 3, 2),
             "time_map": [[], [0, 1]],
@@ -388,7 +393,7 @@ register(
     Spec(
         name="learning_algorithms/raw_layer",
         reference=raw_by_layer,
-        arguments=_raw(),
+        arguments=raw_arguments(),
         relations=(WRITTEN_TWICE,),
         dtypes=FULL,
     )
