@@ -96,8 +96,11 @@ def hessian(weights: EffectiveWeights, n_context: int, noise_std: float) -> Arra
     return (matrix + matrix.T) / 2
 
 
-def inertia(matrix: Array, tolerance: float = 1e-7) -> tuple[int, int]:
-    """The numbers of negative and of zero eigenvalues, up to a tolerance relative to the largest."""
+def inertia(matrix: Array, tolerance: float = 1e-11) -> tuple[int, int]:
+    """The numbers of negative and of zero eigenvalues, up to a tolerance relative to the largest.
+
+    The default is ten thousand times the roundoff of the eigenvalues, for points that are stationary to roundoff.
+    """
     eigenvalues = np.linalg.eigvalsh(matrix)
     largest = np.max(np.abs(eigenvalues))
     return int(np.sum(eigenvalues < -tolerance * largest)), int(np.sum(np.abs(eigenvalues) <= tolerance * largest))
@@ -187,7 +190,8 @@ def other_stationary_points(
             run = train_on_population_loss(start, n_context, noise_std)
             if run.loss - optimal_loss(*sizes) > 1e-3:
                 gaps.append(run.loss - optimal_loss(*sizes))
-                shapes.add(inertia(hessian(run.weights, n_context, noise_std)))
+                # Stationary to a gradient of 1e-6, hence so far from a Hessian whose zeros are exact.
+                shapes.add(inertia(hessian(run.weights, n_context, noise_std), 1e-6))
         place = f"at d = {n_inputs}, n = {n_context}"
         evidence &= at_least(len(gaps), 1, f"runs of 10 that end beside the saddle {place}")
         evidence &= at_most(max((abs(gap - beside) for gap in gaps), default=np.inf), 1e-4, f"gaps - {beside}")
