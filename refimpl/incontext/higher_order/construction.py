@@ -12,6 +12,7 @@ import numpy as np
 from refimpl.primitives.checks import Checked, check_integer, check_number, check_shapes, checked
 from refimpl.primitives.column_operators import mov, mul
 from refimpl.primitives.linear_self_attention import sum_batch
+from refimpl.primitives.memory import keep_freed_memory
 from refimpl.primitives.numbers import Array, constant, positive_part, transpose, unit_step
 from refimpl.tasks.linear_regression import interleave_prompt
 
@@ -84,13 +85,7 @@ def relu_attention(
 
     Source: arXiv 2310.17086, Definitions 3.1 (causal) and B.1 (full).
     """
-    keys = _keys(hidden, key_columns)
-    tokens, sigma = hidden[..., keys], _normaliser(hidden, keys, n_context)
-    output = hidden
-    for query, key, value in zip(*heads, strict=True):
-        attention = sigma(positive_part(transpose(key @ tokens) @ (query @ hidden)))
-        output = output + (value @ tokens) @ attention
-    return output
+    return _attend(hidden, heads, n_context, key_columns)[0]
 
 
 @checked(_check_attention)
@@ -99,45 +94,64 @@ def relu_attention_vjp(
 ) -> tuple[Array, Callable[[Array], tuple[Array, ReluHeads]]]:
     """:func:`relu_attention` and its pullback ``cotangent -> (hidden, heads)``, with derivative 0 at the kink."""
     keys = _keys(hidden, key_columns)
-    tokens, sigma = hidden[..., keys], _normaliser(hidden, keys, n_context)
-    output = hidden
-    saved = []
-    for query, key, value in zip(*heads, strict=True):
-        queried, keyed, valued = query @ hidden, key @ tokens, value @ tokens
-        scores = transpose(keyed) @ queried
-        attention = sigma(positive_part(scores))
-        output = output + valued @ attention
-        saved.append((queried, keyed, valued, scores, attention))
+    output, (tokens, keyed, queried, scores, attention, gathered) = _attend(hidden, heads, n_context, key_columns)
+    query, key = _flat(heads.query), _flat(heads.key)
 
     def pullback(cotangent: Array) -> tuple[Array, ReluHeads]:
-        to_hidden, to_tokens = cotangent.copy(), np.zeros_like(tokens)
-        to_heads = []
-        for (query, key, value), kept in zip(zip(*heads, strict=True), saved, strict=True):
-            queried, keyed, valued, scores, attention = kept
-            to_valued = cotangent @ transpose(attention)
-            to_scores = sigma(transpose(valued) @ cotangent) * unit_step(scores)
-            to_queried, to_keyed = keyed @ to_scores, queried @ transpose(to_scores)
-            to_hidden = to_hidden + transpose(query) @ to_queried
-            to_tokens = to_tokens + transpose(value) @ to_valued + transpose(key) @ to_keyed
-            products = to_queried @ transpose(hidden), to_keyed @ transpose(tokens), to_valued @ transpose(tokens)
-            to_heads.append([sum_batch(product) for product in products])
+        to_gathered = np.stack([transpose(matrix) @ cotangent for matrix in heads.value], axis=-3)
+        to_attention = transpose(tokens)[..., None, :, :] @ to_gathered
+        to_scores = _normalise(to_attention, keys, n_context) * unit_step(scores)
+        to_queried = _flat(keyed @ to_scores)
+        to_keyed = _flat(queried @ transpose(to_scores))
+        to_hidden = cotangent + transpose(query) @ to_queried
+        to_tokens = transpose(key) @ to_keyed + (to_gathered @ transpose(attention)).sum(axis=-3)
         to_hidden[..., keys] += to_tokens
-        return to_hidden, ReluHeads(*(np.stack(each) for each in zip(*to_heads, strict=True)))
+        to_value = cotangent[..., None, :, :] @ transpose(gathered)
+        return to_hidden, ReluHeads(
+            query=sum_batch(to_queried @ transpose(hidden)).reshape(heads.query.shape),
+            key=sum_batch(to_keyed @ transpose(tokens)).reshape(heads.key.shape),
+            value=to_value.reshape(-1, *heads.value.shape).sum(axis=0),
+        )
 
     return output, pullback
+
+
+def _attend(
+    hidden: Array, heads: ReluHeads, n_context: Any | None, key_columns: Sequence[int] | None
+) -> tuple[Array, tuple[Array, ...]]:
+    """The layer, and what its pullback needs. All heads at once: products of small matrices cost their overhead."""
+    keys = _keys(hidden, key_columns)
+    tokens = hidden.take(keys, axis=-1)
+    n_heads = len(heads.query)
+    keyed = _by_head(_flat(heads.key) @ tokens, n_heads)
+    queried = _by_head(_flat(heads.query) @ hidden, n_heads)
+    scores = transpose(keyed) @ queried
+    attention = _normalise(positive_part(scores), keys, n_context)
+    gathered = tokens[..., None, :, :] @ attention
+    values = heads.value.swapaxes(0, 1).reshape(hidden.shape[-2], -1)
+    return hidden + values @ _flat(gathered), (tokens, keyed, queried, scores, attention, gathered)
+
+
+def _flat(matrices: Array) -> Array:
+    """Heads and rows in one axis: (..., n_heads, rows, columns) to (..., n_heads rows, columns)."""
+    return matrices.reshape(*matrices.shape[:-3], -1, matrices.shape[-1])
+
+
+def _by_head(rows: Array, n_heads: int) -> Array:
+    return rows.reshape(*rows.shape[:-2], n_heads, -1, rows.shape[-1])
 
 
 def _keys(hidden: Array, key_columns: Sequence[int] | None) -> Any:
     return np.arange(hidden.shape[-1]) if key_columns is None else np.asarray(key_columns)
 
 
-def _normaliser(hidden: Array, keys: Any, n_context: Any | None) -> Callable[[Array], Array]:
-    """What makes attention of rectified scores (..., n_keys, n_columns); it is its own pullback."""
+def _normalise(scores: Array, keys: Any, n_context: Any | None) -> Array:
+    """Divide rectified scores (..., n_keys, n_columns) by n; or mask them causally and divide by the position."""
     if n_context is not None:
-        return lambda scores: scores / n_context
-    position = np.arange(1, hidden.shape[-1] + 1)
-    seen = (keys[:, None] < position).astype(int).astype(hidden.dtype)  # of objects, integers
-    return lambda scores: scores * seen / position.astype(hidden.dtype)
+        return np.asanyarray(scores / n_context)
+    position = np.arange(1, scores.shape[-1] + 1)
+    seen = (keys[:, None] < position).astype(int).astype(scores.dtype)  # of objects, integers
+    return np.asanyarray(scores * seen / position.astype(scores.dtype))
 
 
 def _check_block(
@@ -442,6 +456,23 @@ def embed_prompt(tokens: Array) -> Array:
     return hidden
 
 
+def _check_layers(layers: Sequence[Layer | Operator], hidden: Array, n_context: int) -> None:
+    seen: set[int] = set()
+    for index, layer in enumerate(layers):
+        if id(layer) in seen:
+            continue  # the same layer comes many times
+        seen.add(id(layer))
+        try:
+            if isinstance(layer, Operator):
+                OPERATORS[layer.name].check(hidden, **layer.arguments)
+                continue
+            transformer_block.check(hidden, *layer)
+            if layer.n_context not in (None, n_context):
+                raise ValueError(f"n_context: expected {n_context} as in x, got {layer.n_context}")
+        except ValueError as error:
+            raise ValueError(f"layers[{index}].{error}") from None
+
+
 def run_newton_transformer(layers: Sequence[Layer | Operator], x: Array, y: Array, x_query: Array) -> Array:
     r"""The prediction of the constructed transformer on the prompt $x_1,y_1,\dots,x_n,y_n,x_{test}$.
 
@@ -464,16 +495,8 @@ def run_newton_transformer(layers: Sequence[Layer | Operator], x: Array, y: Arra
     Source: arXiv 2310.17086, Theorem 5.1.
     """
     hidden = embed_prompt(interleave_prompt(x, y, x_query))
-    for index, layer in enumerate(layers):
-        try:
-            if isinstance(layer, Operator):
-                OPERATORS[layer.name].check(hidden, **layer.arguments)
-            else:
-                transformer_block.check(hidden, *layer)
-                if layer.n_context not in (None, x.shape[-2]):
-                    raise ValueError(f"n_context: expected {x.shape[-2]} as in x, got {layer.n_context}")
-        except ValueError as error:
-            raise ValueError(f"layers[{index}].{error}") from None
+    _check_layers(layers, hidden.reshape(-1, *hidden.shape[-2:])[:1], x.shape[-2])
+    keep_freed_memory()
     for layer in layers:
         hidden = apply_layer(hidden, layer)
     return np.asanyarray(hidden[..., -1, -1])

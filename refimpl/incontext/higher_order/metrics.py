@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from refimpl.primitives.checks import check_array, check_shapes
+from refimpl.primitives.checks import check_shapes
 from refimpl.primitives.numbers import Array
 from refimpl.primitives.similarity import cosine_similarity
 from refimpl.tasks.linear_regression import ScalarTasks
@@ -160,7 +160,7 @@ def best_matching_steps(similarity: Array) -> Array:
 
     Source: arXiv 2310.17086, Definition 3.4.
     """
-    check_shapes(similarity=(check_array("similarity", similarity), "n_a n_b"))
+    check_shapes(similarity=(similarity, "n_a n_b"))
     return np.asanyarray(np.argmax(similarity, axis=1))
 
 

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from refimpl.primitives.checks import check_integer, check_number, check_shapes, checked
-from refimpl.primitives.numbers import Array, is_symbolic, sqrt, transpose
+from refimpl.primitives.memory import keep_freed_memory
+from refimpl.primitives.numbers import Array, is_symbolic, row_dot, sqrt, transpose
 
 Scale = Any
 """A positive number, or an array of shape (...) with one for each matrix of a batch; None for the default."""
@@ -17,12 +18,12 @@ Scale = Any
 
 
 def frobenius_scale(gram: Array) -> Array:
-    r"""$\alpha=1/\lVert SS^\top\rVert_F$, shape (...) for `gram` (..., d, d): the authors' code, and the default here.
+    r"""$\alpha=1/\lVert SS^\top\rVert_F$, shape (...) for symmetric matrices (..., d, d): the authors' and our default.
 
     It never exceeds $1/\lambda_1^2$, so Newton converges with it, and needs no eigenvalue.
     """
-    squared = gram @ transpose(gram)
-    return np.asanyarray(1 / sqrt((squared * squared).sum(axis=(-2, -1))))
+    squared = (gram @ gram).reshape(*gram.shape[:-2], -1)
+    return np.asanyarray(1 / sqrt(row_dot(squared, squared)[..., 0]))
 
 
 def spectral_scale(gram: Array) -> Array:
@@ -57,20 +58,33 @@ def newton_schulz_step(inverse: Array, gram: Array) -> Array:
 
     Source: arXiv 2310.17086, Eq. 5.
     """
-    return np.asanyarray(2 * inverse - (inverse @ gram) @ inverse)
+    return np.asanyarray(inverse @ _two_minus(gram @ inverse))
+
+
+def _two_minus(product: Array) -> Array:
+    """$2I-P$ for square matrices, in place."""
+    np.negative(product, out=product)
+    diagonal = _diagonal(product)
+    np.add(diagonal, 2, out=diagonal)
+    return product
+
+
+def _diagonal(matrices: Array) -> Array:
+    """A view of the diagonals of contiguous matrices."""
+    return matrices.reshape(*matrices.shape[:-2], -1)[..., :: matrices.shape[-1] + 1]
 
 
 @checked(_check_step)
 def newton_schulz_step_vjp(inverse: Array, gram: Array) -> tuple[Array, Callable[[Array], tuple[Array, Array]]]:
     """:func:`newton_schulz_step` and its pullback ``cotangent -> (inverse, gram)``."""
-    from_left = inverse @ gram
+    to_right = _two_minus(gram @ inverse)
 
     def pullback(cotangent: Array) -> tuple[Array, Array]:
-        to_product = cotangent @ transpose(inverse)
-        to_inverse = 2 * cotangent - to_product @ transpose(gram) - transpose(from_left) @ cotangent
-        return to_inverse, -(transpose(inverse) @ to_product)
+        to_product = -(transpose(inverse) @ cotangent)
+        to_inverse = cotangent @ transpose(to_right) + transpose(gram) @ to_product
+        return to_inverse, to_product @ transpose(inverse)
 
-    return np.asanyarray(2 * inverse - from_left @ inverse), pullback
+    return np.asanyarray(inverse @ to_right), pullback
 
 
 def _check_scale(scale: Scale, batch: tuple[int, ...]) -> None:
@@ -85,15 +99,27 @@ def _check_inverse(gram: Array, n_iterations: int, scale: Scale = None, check: b
     sizes = check_shapes(gram=(gram, "... d d"))
     check_integer("n_iterations", n_iterations, 0)
     _check_scale(scale, sizes["..."])
-    if is_symbolic(gram, scale):
+    if is_symbolic(gram):
         return
-    size = np.max(np.abs(gram), axis=(-2, -1), initial=0)
+    # The largest entry of a skew matrix is also the largest in size.
+    size, skew = _largest_entry(gram), (gram - transpose(gram)).reshape(*gram.shape[:-2], -1).max(axis=-1)
     # The two triangles of a Gram matrix may be summed in different orders.
-    if not np.all(np.abs(gram - transpose(gram)) <= 64 * np.finfo(gram.dtype).eps * size[..., None, None]):
+    if not np.all(skew <= 64 * np.finfo(gram.dtype).eps * size):
         raise ValueError("gram: expected symmetric matrices")
     if not np.all(size > 0):
         raise ValueError("gram: expected matrices that are not zero")
-    if check and scale is not None:
+    if check:
+        _check_convergence(gram, scale)
+
+
+def _largest_entry(matrices: Array) -> Array:
+    """The largest absolute entry of each; over one long axis NumPy reduces fastest."""
+    rows = matrices.reshape(*matrices.shape[:-2], -1)
+    return np.asanyarray(np.maximum(rows.max(axis=-1), -rows.min(axis=-1)))
+
+
+def _check_convergence(gram: Array, scale: Scale) -> None:
+    if scale is not None:
         largest = 2 * spectral_scale(gram)
         if not np.all(scale < largest):
             raise ValueError(f"scale: expected numbers below 2 / lambda_1^2 = {np.min(largest):.6g}, got {scale}")
@@ -136,16 +162,27 @@ def newton_schulz_inverse(gram: Array, n_iterations: int, scale: Scale = None, c
 
 
 def _iterate(inverse: Array, gram: Array, n_iterations: int) -> Array:
+    # As newton_schulz_step, with the sign in the matrix and one array for all right factors: for small matrices a pass
+    # over memory costs as much as a product.
+    keep_freed_memory()
+    negative, to_right = -gram, np.empty_like(inverse)
+    diagonal = _diagonal(to_right)
     for _ in range(n_iterations):
-        inverse = newton_schulz_step.unchecked(inverse, gram)
+        np.matmul(negative, inverse, out=to_right)
+        np.add(diagonal, 2, out=diagonal)
+        inverse = inverse @ to_right
     return inverse
 
 
 def _check_iterative(x: Array, y: Array, n_iterations: int, scale: Scale = None, check: bool = False) -> None:
-    check_shapes(x=(x, "... n d"), y=(y, "... n"))
-    if not is_symbolic(x) and not np.all(np.any(x, axis=(-2, -1))):
-        raise ValueError("x: expected inputs that are not all zero")
-    _check_inverse(transpose(x) @ x, n_iterations, scale, check)
+    sizes = check_shapes(x=(x, "... n d"), y=(y, "... n"))
+    check_integer("n_iterations", n_iterations, 0)
+    _check_scale(scale, sizes["..."])
+    if not is_symbolic(x):
+        if not np.all(_largest_entry(x) > 0):
+            raise ValueError("x: expected inputs that are not all zero")
+        if check:
+            _check_convergence(transpose(x) @ x, scale)
 
 
 @checked(_check_iterative)
@@ -282,7 +319,7 @@ def _log_residual(rate: Array, n_steps: Any) -> tuple[Array, Array]:
         raise ValueError("n_steps: expected integers where the rate exceeds 1")
     with np.errstate(divide="ignore"):  # a rate of exactly 1 leaves nothing: log 0
         size = np.where(above, np.log(np.maximum(rate - 1, 0)), np.log1p(-np.minimum(rate, 1)))
-    return n_steps * size, np.where(above & (n_steps % 2 == 1), -1, 1)
+    return n_steps.astype(rate.dtype) * size, np.where(above & (n_steps % 2 == 1), -1, 1)
 
 
 def newton_iterations_needed(condition_number: Any, accuracy: Any) -> Any:

@@ -13,10 +13,10 @@ import numpy as np
 from refimpl.primitives.checks import check_integer, check_number
 from refimpl.primitives.least_squares import ols_weights
 from refimpl.primitives.linear_self_attention import attend, attend_vjp
-from refimpl.primitives.memory import keep_freed_memory
 from refimpl.primitives.numbers import Array
-from refimpl.primitives.optimizers import adam, apply_updates, chain, clip_by_global_norm
+from refimpl.primitives.optimizers import adam, chain, clip_by_global_norm
 from refimpl.primitives.schedules import cosine_decay
+from refimpl.primitives.training import run, training_steps
 from refimpl.tasks.linear_regression import ScalarTasks, sample_gaussian_tasks
 
 
@@ -121,24 +121,23 @@ def train(settings: Training, rng: np.random.Generator) -> tuple[list[LinearLaye
     deviation = check_number("standard_deviation", settings.standard_deviation, "(0, inf)")
     clip = check_number("token_clip", settings.token_clip, "(0, inf)")
     size = (1, settings.n_inputs + 1, settings.n_inputs + 1)
-    keep_freed_memory()
 
     def gaussian() -> Array:
         return (deviation * rng.standard_normal(size)).astype(np.float32)
 
-    layers = [LinearLayer(gaussian(), gaussian()) for _ in range(n_layers)]
-    optimizer = chain(clip_by_global_norm(1.0), adam(cosine_decay(settings.learning_rate, n_steps, 1 / 50)))
-    state, losses = optimizer.init(layers), np.empty(n_steps)
-    for step in range(n_steps):
+    def batch() -> tuple[Array, Array]:
         tasks = sample_gaussian_tasks(
             settings.batch_size, settings.n_inputs, settings.n_context, 0.0, rng, dtype=np.float32
         )
         n_examples = rng.integers(1, settings.n_context + 1, size=settings.batch_size)
-        tokens = prefix_tokens(tasks.x, tasks.y, tasks.x_query, n_examples)
-        losses[step], gradients = loss_and_gradients(layers, tokens, tasks.y_query, clip)
-        updates, state = optimizer.update(gradients, state, layers)
-        layers = apply_updates(layers, updates)
-    return layers, losses
+        return prefix_tokens(tasks.x, tasks.y, tasks.x_query, n_examples), tasks.y_query
+
+    def step(layers: list[LinearLayer], prompts: tuple[Array, Array]) -> tuple[Any, list[LinearLayer]]:
+        return loss_and_gradients(layers, *prompts, clip)
+
+    layers = [LinearLayer(gaussian(), gaussian()) for _ in range(n_layers)]
+    optimizer = chain(clip_by_global_norm(1.0), adam(cosine_decay(settings.learning_rate, n_steps, 1 / 50)))
+    return run(training_steps(layers, step, batch, optimizer), n_steps)
 
 
 # --- reading it layer by layer ---
