@@ -1,5 +1,6 @@
 r"""One layer does ``mov``, ``mul``, ``div`` or ``aff``, and how nearly (Lemmas 1, 4, 5, 6)."""
 
+from collections import defaultdict
 from collections.abc import Callable
 from functools import cache
 from typing import Any
@@ -63,7 +64,9 @@ def with_output_factor(factor: Any) -> Construct:
     """The construction of ``mul`` with another factor at its output."""
 
     def construct(*arguments: Any) -> LayerParams:
-        first, second = mul_layer(*arguments).mlp or ()
+        params = mul_layer(*arguments)
+        assert params.mlp is not None
+        first, second = params.mlp
         return LayerParams(mlp=(first, second._replace(weight=second.weight * factor)))
 
     return construct
@@ -209,15 +212,15 @@ def bypass_of_layer_norm(rng: np.random.Generator, bypass: Callable[..., Array] 
 
 
 def at_rest(expression: Any) -> Any:
-    """The limit of large attention: the expression, linear in its blocks, with exp(N) sent to infinity."""
+    """The limit of large attention: the expression with exp(N) sent to infinity, product of blocks by product."""
     small = sympy.Symbol("z", positive=True)
-    expression = sympy.expand(
-        sympy.sympify(expression).xreplace({sympy.exp(STRENGTH): 1 / small, sympy.exp(-STRENGTH): small})
-    )
-    total = sympy.Integer(0)
-    for term in sorted(expression.atoms(sympy.Symbol) - {small}, key=str):
-        total += sympy.cancel(expression.coeff(term)).subs(small, 0) * term
-    return total
+    rational = sympy.sympify(expression).xreplace({sympy.exp(STRENGTH): 1 / small, sympy.exp(-STRENGTH): small})
+    coefficients: dict[Any, list[Any]] = defaultdict(list)
+    for term in sympy.Add.make_args(sympy.expand(rational)):
+        commuting, product = term.args_cnc()
+        coefficients[sympy.Mul(*product)].append(sympy.Mul(*commuting))
+    limits = {word: sympy.cancel(sympy.Add(*terms)).subs(small, 0) for word, terms in coefficients.items()}
+    return sympy.Add(*(limit * word for word, limit in limits.items()))
 
 
 @cache

@@ -12,6 +12,7 @@ import sympy
 from proofs.ledger import Control, Evidence, claim, equal, within
 from proofs.symbolic import array, block, induction, scalar, vanishes
 from refimpl.incontext.learning_algorithms import (
+    Aff,
     Div,
     Mov,
     Mul,
@@ -158,7 +159,10 @@ def read(program: Program, hidden: Array) -> Array:
 def without_the_target(*arguments: Any) -> Program:
     """The listing whose error leaves out the target."""
     program = gradient_descent_listing(*arguments)
-    steps = [step._replace(coefficients=(1, 0)) if step.out == ("error",) else step for step in program.instructions]
+    steps = [
+        step._replace(coefficients=(1, 0)) if isinstance(step, Aff) and step.out == ("error",) else step
+        for step in program.instructions
+    ]
     return program._replace(instructions=tuple(steps))
 
 
@@ -249,7 +253,10 @@ def with_half_the_one(*arguments: Any) -> Program:
     """The listing that divides by 1/2 + x^T A x; without a constant it would divide by 0 in columns without example."""
     program = sherman_morrison_listing(*arguments)
     half = sympy.Rational(1, 2)
-    steps = [step._replace(constant=half) if getattr(step, "constant", 0) else step for step in program.instructions]
+    steps = [
+        step._replace(constant=half) if isinstance(step, Aff) and step.constant else step
+        for step in program.instructions
+    ]
     return program._replace(instructions=tuple(steps))
 
 
