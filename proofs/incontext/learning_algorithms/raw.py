@@ -64,14 +64,10 @@ def instances() -> Evidence:
         first, second, third = (rows.tolist() for rows in np.split(np.arange(len(hidden)), [a * b, a * b + b * c]))
         i, j, k = (index.reshape(-1) for index in np.indices((a, b, c)))
         # One product for each i, j, k, and sums of those over j.
-        read, own, out = (
-            np.eye(a * b, dtype=int)[i * b + j],
-            np.eye(b * c, dtype=int)[j * c + k],
-            np.eye(a * c, dtype=int),
-        )
-        weights = (one.astype(object) for one in (out[:, i * c + k], read, own))
-        multiplied = raw(hidden, ReadArithmeticWrite(itself, rows[0], rows[1], rows[2], *weights, "product"))
-        differences.append(multiplied - column_operators.mul(hidden, a, b, c, *(one.tolist() for one in rows)))
+        selected = ((a * b, i * b + j), (b * c, j * c + k), (a * c, i * c + k))
+        read, own, out = (np.eye(n, dtype=object)[at] for n, at in selected)
+        multiplied = raw(hidden, ReadArithmeticWrite(itself, first, second, third, out.T, read, own, "product"))
+        differences.append(multiplied - column_operators.mul(hidden, a, b, c, first, second, third))
     return vanishes(differences, "instances")
 
 
