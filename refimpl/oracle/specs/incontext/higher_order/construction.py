@@ -1,5 +1,6 @@
 """ReLU attention and the transformer made of it."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -109,6 +110,25 @@ def _blocks(draw: st.DrawFn) -> Arguments:
     }
 
 
+def _with_mlp(arguments: Arguments, change: Callable[[ReluMLP], ReluMLP]) -> Arguments:
+    return arguments | {"mlp": None if arguments["mlp"] is None else change(arguments["mlp"])}
+
+
+def _units_reversed(arguments: Arguments) -> Arguments:
+    return _with_mlp(arguments, lambda mlp: ReluMLP(mlp.inner[::-1], mlp.outer[:, ::-1]))
+
+
+def _units_rescaled(arguments: Arguments) -> Arguments:
+    return _with_mlp(arguments, lambda mlp: ReluMLP(4 * mlp.inner, mlp.outer / 4))
+
+
+def _without_skip(hidden: Array, heads: Any, mlp: Any, n_context: Any, key_columns: Any) -> Array:
+    attended = transformer_block(hidden, heads, None, n_context, key_columns)
+    if mlp is None:
+        return attended
+    return mlp.outer @ np.maximum(mlp.inner @ attended, 0)
+
+
 register(
     Spec(
         name="higher_order/transformer_block",
@@ -123,6 +143,11 @@ register(
             "key_columns": None,
         },
         dtypes=FULL_DTYPES,
+        relations=(
+            Relation("hidden units in reverse", _units_reversed, unchanged),
+            Relation("inner weights times 4, outer over 4", _units_rescaled, unchanged),
+        ),
+        mistakes={("missing residual", "no skip past the perceptron"): _without_skip},
     )
 )
 
