@@ -296,7 +296,7 @@ def sharp_lipschitz_constants(
     f, v = simplex_symbols("f", 5), array("v", (5,))
     spent = v @ jacobian_product(f, v)
     # Each term is at least 0 where the first entry of v is the largest and the second the smallest. No term has more
-    # than 5 rows: those two, that of a square of v, and two from the normalisation of f.
+    # than 5 rows: those two, that of a square of v, which no entry of f goes with, and two of f, quadratic here.
     left_over = (
         f @ ((v[0] - v) * (v - v[1])) + (f @ v - (v[0] + v[1]) / 2) ** 2 + ((v[0] + v[1]) / 2) ** 2 + v[2:] @ v[2:] / 2
     )

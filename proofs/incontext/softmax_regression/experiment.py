@@ -127,8 +127,8 @@ def random_steps(n: int, d: int, rng: np.random.Generator) -> Iterator[tuple[flo
 def tracked(
     n: int, d: int, rng: np.random.Generator, steps: Steps, checkpoints: tuple[int, ...]
 ) -> list[ModelComparison]:
-    """The comparison at these steps of one training, all on the same 1024 held-out tasks."""
-    rate, held_out = best_rate(n, d, rng), sample_softmax_tasks(1024, n, d, rng)
+    """The comparison at these steps of one training, all on the same 512 held-out tasks."""
+    rate, held_out = best_rate(n, d, rng), sample_softmax_tasks(512, n, d, rng)
     history = itertools.islice(steps(n, d, rng), checkpoints[-1])
     return [
         compare_models(matrix, rate, held_out) for step, (_, matrix) in enumerate(history, 1) if step in checkpoints
@@ -142,7 +142,7 @@ def tracked(
     statement=r"\cos\ \text{rises and}\ \lVert\hat y_{GD}-\hat y_{SA}\rVert\ \text{falls with the training step}",
     method="experiment",
     scope="(n, d) = (25, 20), (15, 10), (40, 8), (25, 5), (25, 40), 2 trainings each: Spearman's rank correlation with "
-    "the step over the checkpoints 1, 2, 4, ..., 64, on 1024 held-out tasks; the mean over the trainings",
+    "the step over the checkpoints 1, 2, 4, ..., 64, on 512 held-out tasks; the mean over the trainings",
     control=Control("random steps from a random matrix", steps=random_steps),
 )
 def alignment_rises_in_training(rng: np.random.Generator, steps: Steps = attention_training) -> Evidence:

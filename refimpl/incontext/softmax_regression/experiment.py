@@ -23,6 +23,7 @@ from refimpl.incontext.softmax_regression.problem import (
     softmax_prediction_vjp,
 )
 from refimpl.primitives.checks import check_integer, check_number, check_shapes, checked
+from refimpl.primitives.normalization import softmax_vjp
 from refimpl.primitives.numbers import Array, row_dot, transpose
 from refimpl.primitives.optimizers import adam
 from refimpl.primitives.schedules import piecewise_constant
@@ -164,11 +165,15 @@ TRAINING = AttentionTraining()
 
 
 def loss_and_gradient(matrix: Array, tasks: SoftmaxTasks) -> tuple[float, Array]:
-    r"""The mean of $\frac12\lVert f-b\rVert^2$ over the tasks, and its gradient in $W$; arguments unchecked."""
-    prediction, pull = attention_model_vjp.unchecked(*tasks, matrix)
-    c = prediction - tasks.target
-    _, _, to_matrix = pull(c / len(c))
-    return mean_loss(prediction, tasks.target), to_matrix
+    r"""The mean of $\frac12\lVert f-b\rVert^2$ over the tasks, and its gradient in $W$; arguments unchecked.
+
+    Of :func:`attention_model_vjp` only what leads to $W$, on tasks with one leading axis.
+    """
+    data, target = tasks
+    read = combine_rows(target, data)
+    prediction, pull = softmax_vjp.unchecked(logits(data, read @ transpose(matrix)))
+    (to_logits,) = pull(prediction - target)
+    return mean_loss(prediction, target), transpose(combine_rows(to_logits, data)) @ read / len(data)
 
 
 def attention_training(
