@@ -25,17 +25,24 @@ $\mathcal A(x_{t+1}\mid\cdot)$      ``prefix_predictions``               ``(...,
 SimE, SimW                          ``similarity_of_errors, ..weights``  ``()``
 ==================================  ===================================  ==========================================
 
-The parts: :mod:`.newton` (Sections 3.1 and 5), :mod:`.solvers` (Section 3.1, A.2.3), :mod:`.construction` (Theorem
-5.1), :mod:`.metrics` (Section 3.3, A.5, A.6). Gradient descent, least squares, ridge and induced weights are in
+The parts: :mod:`.newton` (Sections 3.1 and 5), :mod:`.solvers` (Section 3.1, A.2.3), :mod:`.attention` (Definitions 3.1
+and B.1), :mod:`.construction` (Theorem 5.1), :mod:`.metrics` (Section 3.3, A.5, A.6), :mod:`.training` (a small
+counterpart of Section 4). Gradient descent, least squares, ridge and induced weights are in
 :mod:`refimpl.primitives.least_squares`, the ill-conditioned tasks in :mod:`refimpl.tasks.linear_regression`.
 """
 
+from refimpl.incontext.higher_order.attention import (
+    ReluHeads,
+    ReluMLP,
+    relu_attention,
+    relu_attention_vjp,
+    transformer_block,
+    transformer_block_vjp,
+)
 from refimpl.incontext.higher_order.construction import (
     Columns,
     Layer,
     Operator,
-    ReluHeads,
-    ReluMLP,
     apply_layer,
     embed_prompt,
     hidden_rows,
@@ -44,12 +51,8 @@ from refimpl.incontext.higher_order.construction import (
     newton_transformer,
     prompt_columns,
     read_out_layers,
-    relu_attention,
-    relu_attention_vjp,
     run_newton_transformer,
     short_read_out_layers,
-    transformer_block,
-    transformer_block_vjp,
 )
 from refimpl.incontext.higher_order.metrics import (
     PrefixSpectra,
