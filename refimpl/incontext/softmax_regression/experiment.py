@@ -204,8 +204,10 @@ def attention_training(
     n, d = check_integer("n", n, 2), check_integer("d", d, 1)
     n_steps = check_integer("n_steps", settings.n_steps, 4)
     batch_size = check_integer("batch_size", settings.batch_size, 1)
-    decayed = check_number("decayed_rate", settings.decayed_rate, "(0, inf)") / settings.learning_rate
-    schedule = piecewise_constant(settings.learning_rate, {n_steps // 4: decayed})
+    rate, decayed = (
+        check_number(name, getattr(settings, name), "(0, inf)") for name in ("learning_rate", "decayed_rate")
+    )
+    schedule = piecewise_constant(rate, {n_steps // 4: decayed / rate})
 
     def fresh() -> SoftmaxTasks:
         return sample_softmax_tasks(batch_size, n, d, rng)
