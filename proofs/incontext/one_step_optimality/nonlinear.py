@@ -37,6 +37,7 @@ TARGETS: dict[str, Callable[[Array], Array]] = {
     "tanh(2g)": lambda g: np.tanh(2 * g),
     "identity": lambda g: g,
 }
+CUBIC = "g^3 - 2g"
 SIZES = (3, 5, 0.3)
 
 
@@ -86,7 +87,7 @@ def square_of_one_sample(moments: TargetMoments, n_inputs: Any, n_context: Any, 
     method="symbolic",
     scope="rate and loss for all d, n, sigma and all phi with these moments (blocks); that no cubic predictor does "
     "better follows from OS10 and is seen on 200 000 tasks each of relu, tanh(2g) and identity at d = 3, n = 5, sigma "
-    "= 0.3, as is the loss of the shipped layer",
+    "= 0.3, as is the loss of the shipped layer, of g^3 - 2g besides",
     uses=["one_step_optimality/OS10"],
     control=Control("n instead of n - 1 in the rate", rate=square_of_one_sample),
 )
@@ -96,13 +97,16 @@ def step_on_the_linear_loss(rng: np.random.Generator, rate: Callable[..., Any] =
         [sympy.diff(loss, ETA).subs(ETA, best), loss.subs(ETA, best) - nonlinear_loss(MOMENTS, D, N, SIGMA)],
         "slope of the loss at the rate, loss there",
     )
-    for name, phi in TARGETS.items():
+    for name, phi in (TARGETS | {CUBIC: lambda g: g**3 - 2 * g}).items():
         moments = target_moments(phi)
         tasks = sample_single_index_tasks(phi, 200_000, *SIZES, rng)
         learning_rate = rate(moments, *SIZES)
         errors = squared_errors(step(learning_rate, SIZES[0]), tasks)
-        evidence &= covers(mean_interval(errors), nonlinear_loss(moments, *SIZES), f"loss, {name}")
-        evidence &= fit_is_the_step(tasks, learning_rate, name)
+        # The mean of the cubic's errors still has skewness 0.1, which makes misses 20 times as frequent so far out.
+        found = mean_interval(errors, 1e-8)
+        evidence &= covers(found, nonlinear_loss(moments, *SIZES), f"loss, {name}")
+        if name != CUBIC:
+            evidence &= fit_is_the_step(tasks, learning_rate, name)
     return evidence
 
 

@@ -44,7 +44,7 @@ from refimpl.incontext.one_step_optimality import (
 )
 from refimpl.incontext.one_step_optimality.population import MAX_NODES, population_core
 from refimpl.oracle.spec import Arguments
-from refimpl.oracle.specs.incontext.one_step_optimality import law_arguments
+from refimpl.oracle.specs.incontext.one_step_optimality.population import law_arguments
 from refimpl.primitives.least_squares import ridge_weights
 from refimpl.tasks.linear_regression import ScalarTasks, sample_gaussian_tasks
 

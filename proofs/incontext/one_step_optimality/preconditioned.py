@@ -32,7 +32,7 @@ from refimpl.incontext.one_step_optimality import (
     rescaled,
 )
 from refimpl.oracle.spec import Arguments
-from refimpl.oracle.specs.incontext.one_step_optimality import law_arguments
+from refimpl.oracle.specs.incontext.one_step_optimality.population import law_arguments
 from refimpl.primitives.numbers import Array
 
 T = sympy.transpose

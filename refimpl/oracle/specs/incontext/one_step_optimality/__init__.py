@@ -1,0 +1,1 @@
+"""What others may be compared with: the layer, its population loss, and the closed forms of its optimum."""
