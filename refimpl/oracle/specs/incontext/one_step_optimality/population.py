@@ -74,6 +74,13 @@ def _one_point_fewer(**arguments: Any) -> Array:
     return population_loss(**arguments | {"n_context": arguments["n_context"] - 1})
 
 
+def _points_met_once(**arguments: Any) -> Array:
+    r"""$n^2$ for $n(n+1)$: a point paired with itself as with any other. The loss is a quadratic of $n$."""
+    n = arguments["n_context"]
+    fewer, loss, more = (population_loss(**arguments | {"n_context": n + k}) for k in (-1, 0, 1))
+    return loss - n * (more - 2 * loss + fewer) / 2
+
+
 def _noiseless_query(**arguments: Any) -> Array:
     return population_loss(**arguments) - arguments["noise_std"] ** 2
 
@@ -100,6 +107,7 @@ register(
         mistakes={
             ("off by one", "one context point too few"): _one_point_fewer,
             ("missing term", "the noise of the query's target"): _noiseless_query,
+            ("missing term", "a context point's pairing with itself: n^2 for n (n + 1)"): _points_met_once,
         },
     )
 )
