@@ -42,8 +42,8 @@ def least_squares_without_penalty(x: Array, y: Array, penalty: Any) -> Array:
     r"\ C=\sigma^2+\sigma^2\,\mathbb E\,\mathrm{tr}(X^\top X+\sigma^2I)^{-1}",
     method="symbolic",
     scope="all d, n, sigma, given any inputs (blocks): what the ridge solution misses of the task is uncorrelated "
-    "with the targets, hence independent of the prompt, and has covariance sigma^2 K^-1; and 100 000 tasks for each "
-    "of three random weights at d = 3, n = 9, sigma = 0.7",
+    "with the targets, hence independent of the prompt, and has covariance sigma^2 K^-1; and 50 000 tasks for each of "
+    "three random weights at d = 3, n = 9, sigma = 0.7",
     uses=["one_step_optimality/OS6"],
     control=Control("least squares with another penalty", posterior_mean=least_squares_without_penalty),
 )
@@ -70,7 +70,7 @@ def loss_is_a_distance(rng: np.random.Generator, posterior_mean: Callable[..., A
     evidence = normal & exact
     for index in range(3):
         weights = EffectiveWeights(rng.normal(0, 0.2, 4), rng.normal(0, 0.05, (4, 3)))
-        tasks = sample_gaussian_tasks(100_000, 3, 9, 0.7, rng)
+        tasks = sample_gaussian_tasks(50_000, 3, 9, 0.7, rng)
         tokens = np.concatenate([tasks.x, tasks.y[..., None]], axis=-1)
         read = np.swapaxes(tokens, -1, -2) @ (tokens @ weights.value[:, None])
         predictor = (weights.key_query.T @ read)[..., 0]
@@ -141,8 +141,8 @@ def worse_than_bayes(
     source="derived here from Theorem 1 and Lemma 1",
     statement=r"(L^*-\sigma^2)(n+d+1+\sigma^2)=d(d+1+\sigma^2);\quad n(C-\sigma^2)\to\sigma^2d\ \text{ for }n\to\infty",
     method="symbolic",
-    scope="all d, sigma; both bounds on Bayes have the limit. And n times its excess, sampled at n = 10, 25, 50 for "
-    "d = 3, sigma = 0.7 (20 000 draws each), between n times the bounds",
+    scope="all d, sigma; both bounds on Bayes have the limit. And n times its excess, sampled at n = 10, 25, 50 for d "
+    "= 3, sigma = 0.7 (20 000 draws each), between n times the bounds",
     uses=["one_step_optimality/OS5", "one_step_optimality/OS17"],
     control=Control("n + d instead of n + d + 1", loss=loss_without_one),
 )
@@ -168,9 +168,9 @@ def rates_of_decay(rng: np.random.Generator, loss: Callable[..., Any] = optimal_
 @figure(
     "one_step_optimality/F1",
     title="The best step and Bayes against the length of the context",
-    caption="Loss in excess of the noise for d = 5: the best step (lines) stays above ridge regression (dashed where "
-    "there is noise; without it ridge is exact from n = d on), and both fall like 1/n. Points: the layer on sampled "
-    "tasks, with intervals that miss once in a million.",
+    caption="Loss in excess of the noise for d = 5: the best step stays above ridge regression (without noise that is "
+    "exact from n = d on, and not shown), and both fall like 1/n. Points: the layer on sampled tasks, with intervals "
+    "that miss once in a million.",
     answers_to="Theorem 1 (the paper has no figure)",
 )
 def excess_against_context(rng: np.random.Generator) -> Figure:

@@ -80,8 +80,8 @@ def rate_without_one(n_inputs: Any, n_context: Any, noise_std: Any) -> Any:
     statement=r"\eta^*=\frac{\mathbb E[\hat w_D^\top X^\top y]}{\mathbb E\lVert X^\top y\rVert^2}="
     r"\frac1{n+d+1+\sigma^2},\quad\mathbb E[\hat w_D^\top X^\top y]=nd",
     method="symbolic",
-    scope="all d, n, sigma (the shipped loss as a polynomial of the rate; both moments by Isserlis' theorem); and "
-    "200 000 tasks at d = 3, n = 6, sigma = 0.7 with the shipped ridge weights",
+    scope="all d, n, sigma (the shipped loss as a polynomial of the rate; both moments by Isserlis' theorem); and 200 "
+    "000 tasks at d = 3, n = 6, sigma = 0.7 with the shipped ridge weights",
     uses=["one_step_optimality/OS3", "one_step_optimality/OS6"],
     control=Control("n + d instead of n + d + 1", rate=rate_without_one),
 )
@@ -153,7 +153,7 @@ def given_task_without_context_noise(weights: Any, task: Any, n: Any, noise_std:
     r"+\sigma^2,\ \mathcal M=M\Sigma M^\top",
     method="symbolic",
     scope="all d, n, sigma, covariances and weights (Isserlis' theorem on the shipped layer, blocks); quadrature with "
-    "3 to 5 nodes a dimension on 60 laws with d <= 6; and 400 000 tasks of one law",
+    "3 to 5 nodes a dimension on 40 laws with d <= 6; and 200 000 tasks of one law",
     control=[
         Control("two quadrature nodes a dimension", nodes=(2,)),
         Control("no noise in the context", loss=without_context_noise, given_task=given_task_without_context_noise),
@@ -186,11 +186,11 @@ def loss_of_any_weights(
         allowed = (50 + 10 * n_inputs) * n_inputs**2 * ROUNDOFF * size
         return float(np.max(np.abs(np.array(found) - loss(*case.values()))) / allowed)
 
-    by_quadrature = for_all(rng, law_arguments(), distance, 1, examples=60, quantity="quadrature, over its bound")
+    by_quadrature = for_all(rng, law_arguments(), distance, 1, examples=40, quantity="quadrature, over its bound")
 
     cov_x, cov_w = np.diag([2.0, 1.0, 0.5]), np.eye(3) / 2 + 0.25
     weights = EffectiveWeights(np.array([0.1, -0.2, 0.1, 0.6]), np.arange(12.0).reshape(4, 3) % 5 / 60 - 0.03)
-    tasks = sample_gaussian_tasks(400_000, 3, 4, 0.5, rng, cov_x, cov_w)
+    tasks = sample_gaussian_tasks(200_000, 3, 4, 0.5, rng, cov_x, cov_w)
     sampled = covers(
         mean_interval(squared_errors(weights, tasks)), float(loss(weights, 4, 0.5, cov_x, cov_w)), "one law, sampled"
     )

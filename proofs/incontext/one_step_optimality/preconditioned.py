@@ -62,7 +62,7 @@ def gradient_ratio(weights: EffectiveWeights, case: Arguments, cov_w: Array) -> 
     r" x_{n+1}\text{ has }L=L^*,\ \nabla L=0",
     method="symbolic",
     scope="all d, n, sigma and covariances (blocks), with the change of variables that proves it for all invertible "
-    "maps; and in floats for 100 covariances of condition up to 10^4, d <= 6",
+    "maps; and in floats for 50 covariances of condition up to 10^4, d <= 6",
     uses=["one_step_optimality/OS5", "one_step_optimality/OS20"],
     control=Control("plain gradient descent at the same rate", precondition=plain_descent),
 )
@@ -94,7 +94,7 @@ def preconditioned_step(
         slope = gradient_ratio(weights, case, (cov_w + cov_w.T) / 2)
         return max(off, slope) / rounding_bound(case | {"cov_w": cov_w}, n_inputs)
 
-    in_floats = for_all(rng, law_arguments(), error, 1, examples=100, quantity="loss and gradient over rounding bound")
+    in_floats = for_all(rng, law_arguments(), error, 1, examples=50, quantity="loss and gradient over rounding bound")
     return attained & stationary & invariant & in_floats
 
 
@@ -115,7 +115,7 @@ def theorem_two_for_any_prior(cov_x: Array, cov_w: Array, n_context: Any, noise_
     method="symbolic",
     scope="all d, n, sigma and covariances of inputs and tasks (blocks), every other matrix in place of M_1; the "
     "limit of long contexts at d = 2; and in floats, against the best multiple of the inverse covariance for standard "
-    "normal tasks, for 100 covariances of condition up to 10^4",
+    "normal tasks, for 50 covariances of condition up to 10^4",
     uses=["one_step_optimality/OS20"],
     control=Control("Theorem 2's matrix whatever the prior", optimum=theorem_two_for_any_prior),
 )
@@ -150,7 +150,7 @@ def other_priors(
         slope = gradient_ratio(best.weights, case, case["cov_w"])
         return max(off, slope) / rounding_bound(case, len(case["cov_x"]))
 
-    evidence &= for_all(rng, law_arguments(), error, 1, examples=100, quantity="loss and gradient over rounding bound")
+    evidence &= for_all(rng, law_arguments(), error, 1, examples=50, quantity="loss and gradient over rounding bound")
 
     def margin(case: Arguments) -> float:
         """The optimum's loss minus that of the best multiple of the inverse covariance, over the target's variance."""
@@ -167,7 +167,7 @@ def other_priors(
     return (
         evidence
         & for_all(
-            rng, law_arguments(), above, 1, examples=100, quantity="optimum minus best multiple over rounding bound"
+            rng, law_arguments(), above, 1, examples=50, quantity="optimum minus best multiple over rounding bound"
         )
         & at_least(-margin(example), 0.01, "relative gap at covariance diag(4, 1, 1/4)")
     )

@@ -134,9 +134,9 @@ def prediction(u: Any, c: Any, m1: Array, m: Any, sign: int = 1, first: int = 1)
     statement=r"\frac1{|G|}\sum_{R\in G}R\cdot c=\alpha\,\delta_{ik}\text{ on }r,\ 0\text{ on }S\text{ and }t,"
     r"\quad\alpha=\tfrac1d\mathrm{tr}",
     method="symbolic",
-    scope="all d: the reflection of all inputs kills the terms in S and t, that of one input its row and column of the "
-    "matrix of r, and exchanging two inputs makes their diagonal entries equal (blocks). And the shipped average over "
-    "all 2^d d! signed permutations for 200 random tensors at d <= 4",
+    scope="all d: the reflection of all inputs kills the terms in S and t, that of one input its row and column of "
+    "the matrix of r, and exchanging two inputs makes their diagonal entries equal (blocks). And the shipped average "
+    "over all 2^d d! signed permutations for 200 random tensors at d <= 4",
     control=Control("determinant 1 only", group=determinant_one),
 )
 def averaging(rng: np.random.Generator, group: Callable[[int], Array] = signed_permutations) -> Evidence:

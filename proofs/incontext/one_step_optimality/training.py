@@ -50,8 +50,8 @@ def beside_the_step(start: EffectiveWeights, n_context: int, noise_std: float) -
     statement=r"L\to L^*,\quad w\otimes M\to e_{d+1}\otimes[\eta^*I;0]",
     method="experiment",
     scope="(d, n, sigma) = (3, 6, .7), (3, 2, .1), (4, 5, .5), (5, 9, 1) and (1, 5, .5): BFGS on the exact loss from "
-    "3 random starts each of standard deviation .1 and 1; Adam on 1500 fresh batches of 256 tasks at the first size, "
-    "3 seeds. Not so at every size: OS19",
+    "3 random starts each of standard deviation .1 and 1; Adam on 800 fresh batches of 256 tasks at the first size, 3 "
+    "seeds. Not so at every size: OS19",
     uses=["one_step_optimality/OS6", "one_step_optimality/OS20"],
     control=[
         Control("the step's weights moved by .02 instead of training", train=beside_the_step),
@@ -82,7 +82,7 @@ def descent_finds_the_step(
         trained = train_on_tasks(
             random_weights(n_inputs, DEVIATIONS[0], rng),
             lambda: sample_gaussian_tasks(256, n_inputs, n_context, noise_std, rng),
-            1500,
+            800,
         )
         loss = float(population_loss(trained.weights, n_context, noise_std))
         by_adam.append(loss / optimal_loss(n_inputs, n_context, noise_std) - 1)
@@ -92,9 +92,9 @@ def descent_finds_the_step(
 @figure(
     "one_step_optimality/F2",
     title="The trained key-query matrix beside the theorem's",
-    caption="M scaled by c, trained on the exact loss at d = 4, n = 8, sigma = 0.5: for white inputs a multiple of the "
-    "identity, for correlated ones (with tasks of the inverse covariance) of the inverse covariance, and a last row of "
-    "zeros. No difference from the theorem can be seen.",
+    caption="M scaled by c, trained on the exact loss at d = 4, n = 8, sigma = 0.5: for white inputs a multiple of "
+    "the identity, for correlated ones (with tasks of the inverse covariance) of the inverse covariance, and a last "
+    "row of zeros. No difference from the theorem can be seen.",
     answers_to="Theorems 1 and 2 (the paper has no figure)",
 )
 def trained_matrices(rng: np.random.Generator) -> Figure:
