@@ -35,6 +35,16 @@ def test_arrays_refused(value: Any, complaint: str) -> None:
         check_array("x", value)
 
 
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64, np.longdouble])
+def test_finite_arrays_pass_whose_squares_are_not(dtype: Any) -> None:
+    """Without a warning, which would be an error in this suite."""
+    largest = np.array([[1, -1], [1, 1]], dtype) * np.finfo(dtype).max
+    assert check_array("x", largest) is largest
+    assert check_array("x", largest.T).shape == (2, 2)
+    with pytest.raises(ValueError, match=r"x: expected finite entries, got -inf at index \(0, 1\)"):
+        check_array("x", np.where(largest < 0, dtype(-np.inf), largest))
+
+
 def test_sizes_are_returned() -> None:
     sizes = check_shapes(x=(np.ones((5, 2, 3)), "... n d"), w=(np.ones((4, 3)), "k d"), y=(np.ones((5, 2)), "... n"))
     assert sizes == {"n": 2, "d": 3, "k": 4, "...": (5,)}
