@@ -15,6 +15,7 @@ oracle's bfloat16) keeps doing so.
 """
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -164,8 +165,15 @@ def constant(value: int | str, like: Array) -> Array:
 
         exact = sympy.pi if value == "pi" else sympy.Rational(value)
         return np.asarray(exact, dtype=object)
+    return _rounded(value, like.dtype)
+
+
+@cache
+def _rounded(value: int | str, dtype: np.dtype[Any]) -> Array:
     digits = "3.14159265358979323846264338327950288" if value == "pi" else str(value)
-    return np.asarray(np.longdouble(digits)).astype(like.dtype)
+    rounded = np.asarray(np.longdouble(digits)).astype(dtype)
+    rounded.setflags(write=False)  # it is shared
+    return rounded
 
 
 # NumPy reduces rows one by one: quick for few or long rows, slow for many short ones.

@@ -51,21 +51,6 @@ from refimpl.incontext.learning_algorithms.operators import (
     mov_layer,
     mul_layer,
 )
-from refimpl.incontext.learning_algorithms.regression import (
-    bayes_ridge_weights,
-    gd_weights,
-    knn_predict,
-    least_norm_risk,
-    linear_predictor,
-    one_layer_rate,
-    one_layer_risk,
-    online_predictions,
-    regularized_loss,
-    regularized_loss_vjp,
-    ridge_risk,
-    sgd_weights,
-    sherman_morrison_update,
-)
 from refimpl.incontext.learning_algorithms.probe import (
     PositionAttentionProbe,
     fit_linear_probe,
@@ -92,6 +77,21 @@ from refimpl.incontext.learning_algorithms.programs import (
     sherman_morrison_program,
 )
 from refimpl.incontext.learning_algorithms.raw import ReadArithmeticWrite, raw, raw_layer
+from refimpl.incontext.learning_algorithms.regression import (
+    bayes_ridge_weights,
+    gd_weights,
+    knn_predict,
+    least_norm_risk,
+    linear_predictor,
+    one_layer_rate,
+    one_layer_risk,
+    online_predictions,
+    regularized_loss,
+    regularized_loss_vjp,
+    ridge_risk,
+    sgd_weights,
+    sherman_morrison_update,
+)
 from refimpl.incontext.learning_algorithms.training import (
     Learner,
     Prompts,

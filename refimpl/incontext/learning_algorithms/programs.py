@@ -14,10 +14,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from refimpl.incontext.learning_algorithms.layer import (
+    CompactLayer,
     LayerParams,
+    apply_layer,
+    compact,
     flatten,
-    layer_forward,
-    transformer_layer,
     unflatten,
 )
 from refimpl.incontext.learning_algorithms.operators import aff_layer, div_layer, mov_layer, mul_layer
@@ -90,10 +91,11 @@ class Program(NamedTuple):
 
 
 class CompiledLayer(NamedTuple):
-    """A layer of the transformer that runs a program; all run with the sink."""
+    """A layer of the transformer that runs a program, with the sink; ``compact`` is the same without its zeros."""
 
     params: LayerParams
     use_layernorm: bool
+    compact: CompactLayer
 
 
 class ProgramResult(NamedTuple):
@@ -325,7 +327,7 @@ def compile_program(
                 params = div_layer(n_rows, first, second[0], out, pads, positions, scale, dtype=dtype)
             case Aff():
                 params = aff_layer(n_rows, first, second, out, *_affine(step, len(out), dtype))
-        layers.append(CompiledLayer(params, isinstance(step, Div)))
+        layers.append(CompiledLayer(params, isinstance(step, Div), compact(params)))
     return layers
 
 
@@ -346,12 +348,16 @@ def execute(layers: Sequence[CompiledLayer], hidden: Array) -> Array:
     ValueError
         If shapes do not fit or an entry is not finite.
     """
+    if not layers:
+        raise ValueError("layers: expected at least one layer, got none")
+    # Layers come checked, and those of one program have the same rows and dtype.
+    attention, mlp = layers[0].params
+    weights = mlp[0].weight if attention is None else attention.query  # type: ignore[index]
+    check_shapes(hidden=(hidden, f"... {weights.shape[-1]} n_columns"))
+    columns = flatten(hidden, common_dtype(hidden, weights))
     for layer in layers:
-        transformer_layer.check(hidden, layer.params)
-    columns, shape = flatten(hidden)
-    for layer in layers:
-        columns = layer_forward(columns, layer.params, shape[-1], layer.use_layernorm)
-    return unflatten(columns, shape)
+        apply_layer(columns, layer.compact, hidden.shape[-1], layer.use_layernorm)
+    return unflatten(columns, hidden.shape)
 
 
 def _operands(program: Program, step: Instruction) -> tuple[list[int], list[int], list[int]]:
