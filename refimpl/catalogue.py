@@ -64,4 +64,12 @@ PAPERS = (
         2023,
         "2304.13276",
     ),
+    Paper(
+        "learning_algorithms",
+        "incontext",
+        "What learning algorithm is in-context learning? Investigations with linear models",
+        "Akyürek, Schuurmans, Andreas, Ma, Zhou",
+        2022,
+        "2211.15661",
+    ),
 )
