@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from refimpl.primitives.checks import check_integer, check_shapes
-from refimpl.primitives.numbers import Array, transpose
+from refimpl.primitives.checks import check_integer, check_number, check_shapes
+from refimpl.primitives.numbers import Array, is_symbolic, transpose
 
 
 class LinearAttentionWeights(NamedTuple):
@@ -40,6 +40,54 @@ def check_weights(weights: LinearAttentionWeights, tokens: Array) -> None:
         tokens=(tokens, "... D n_tokens"),
         **{name: (matrix, "n_heads D D") for name, matrix in weights._asdict().items()},
     )
+
+
+def gradient_descent_weights(
+    n_inputs: int, n_outputs: int, learning_rate: Any, n_context: int, initial_weights: Array | None = None
+) -> LinearAttentionWeights:
+    r"""Weights with which one layer is one gradient step: $x_j$ stays, $y_j\leftarrow y_j-\Delta Wx_j$.
+
+    $$W_K=W_Q=\begin{pmatrix}I&0\\0&0\end{pmatrix},\quad W_V=\begin{pmatrix}0&0\\W_0&-I\end{pmatrix},\quad
+    P=\frac\eta NI.$$
+
+    Parameters
+    ----------
+    n_inputs, n_outputs, n_context : int >= 1
+    learning_rate : number > 0
+    initial_weights : array, shape (n_outputs, n_inputs), optional
+        $W_0$; zeros if None. The weights have its dtype, float64 without it.
+
+    Returns
+    -------
+    LinearAttentionWeights with one head
+
+    Raises
+    ------
+    ValueError
+        If a size is below 1, the learning rate is not positive, or $W_0$ has another shape.
+
+    Source: arXiv 2212.07677, Proposition 1 and Eq. 8.
+    """
+    n_inputs = check_integer("n_inputs", n_inputs, 1)
+    n_outputs = check_integer("n_outputs", n_outputs, 1)
+    n_context = check_integer("n_context", n_context, 1)
+    learning_rate = check_number("learning_rate", learning_rate, "(0, inf)")
+    rate = learning_rate / n_context
+    start = initial_or_zero(initial_weights, n_outputs, n_inputs, object if is_symbolic(rate) else float)
+    identity = np.eye(n_inputs + n_outputs, dtype=start.dtype)
+    on_x = identity.copy()
+    on_x[n_inputs:] = 0
+    value = on_x - identity
+    value[n_inputs:, :n_inputs] = start
+    return LinearAttentionWeights(on_x[None], on_x[None], value[None], (rate * identity)[None])
+
+
+def initial_or_zero(weights: Array | None, n_outputs: int, n_inputs: int, dtype: Any) -> Array:
+    """The initial weights, checked, or zeros of this dtype."""
+    if weights is None:
+        return np.zeros((n_outputs, n_inputs), dtype=dtype)
+    check_shapes(initial_weights=(weights, f"{n_outputs} {n_inputs}"))
+    return np.asanyarray(weights)
 
 
 def linear_self_attention(

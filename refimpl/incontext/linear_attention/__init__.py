@@ -54,7 +54,6 @@ from refimpl.incontext.linear_attention.comparison import (
     transformer_response,
 )
 from refimpl.incontext.linear_attention.construction import (
-    gradient_descent_weights,
     make_tokens,
     read_prediction,
     stack_forward,
@@ -150,6 +149,7 @@ from refimpl.incontext.linear_attention.variants import (
 )
 from refimpl.primitives.linear_self_attention import (
     LinearAttentionWeights,
+    gradient_descent_weights,
     linear_self_attention,
     linear_self_attention_vjp,
 )

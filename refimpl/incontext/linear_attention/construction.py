@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from refimpl.incontext.linear_attention.descent import apply_linear, check_context, initial_or_zero
+from refimpl.incontext.linear_attention.descent import apply_linear, check_context
 from refimpl.primitives.checks import check_integer, check_number, check_shapes
 from refimpl.primitives.linear_self_attention import (
     LinearAttentionWeights,
@@ -13,8 +13,9 @@ from refimpl.primitives.linear_self_attention import (
     attend_vjp,
     check_weights,
     factor_cotangents,
+    initial_or_zero,
 )
-from refimpl.primitives.numbers import Array, common_dtype, is_symbolic
+from refimpl.primitives.numbers import Array, common_dtype
 
 
 def make_tokens(x: Array, y: Array, x_query: Array, initial_weights: Array | None = None) -> Array:
@@ -62,46 +63,6 @@ def read_prediction(tokens: Array, n_inputs: int) -> Array:
     """
     check_shapes(tokens=(tokens, "... D n_tokens"))
     return np.asanyarray(-tokens[..., check_integer("n_inputs", n_inputs, 1, tokens.shape[-2] - 1) :, -1])
-
-
-def gradient_descent_weights(
-    n_inputs: int, n_outputs: int, learning_rate: Any, n_context: int, initial_weights: Array | None = None
-) -> LinearAttentionWeights:
-    r"""Weights with which one layer is one gradient step: $x_j$ stays, $y_j\leftarrow y_j-\Delta Wx_j$.
-
-    $$W_K=W_Q=\begin{pmatrix}I&0\\0&0\end{pmatrix},\quad W_V=\begin{pmatrix}0&0\\W_0&-I\end{pmatrix},\quad
-    P=\frac\eta NI.$$
-
-    Parameters
-    ----------
-    n_inputs, n_outputs, n_context : int >= 1
-    learning_rate : number > 0
-    initial_weights : array, shape (n_outputs, n_inputs), optional
-        $W_0$; zeros if None. The weights have its dtype, float64 without it.
-
-    Returns
-    -------
-    LinearAttentionWeights with one head
-
-    Raises
-    ------
-    ValueError
-        If a size is below 1, the learning rate is not positive, or $W_0$ has another shape.
-
-    Source: arXiv 2212.07677, Proposition 1 and Eq. 8.
-    """
-    n_inputs = check_integer("n_inputs", n_inputs, 1)
-    n_outputs = check_integer("n_outputs", n_outputs, 1)
-    n_context = check_integer("n_context", n_context, 1)
-    learning_rate = check_number("learning_rate", learning_rate, "(0, inf)")
-    rate = learning_rate / n_context
-    start = initial_or_zero(initial_weights, n_outputs, n_inputs, object if is_symbolic(rate) else float)
-    identity = np.eye(n_inputs + n_outputs, dtype=start.dtype)
-    on_x = identity.copy()
-    on_x[n_inputs:] = 0
-    value = on_x - identity
-    value[n_inputs:, :n_inputs] = start
-    return LinearAttentionWeights(on_x[None], on_x[None], value[None], (rate * identity)[None])
 
 
 # --- depth ---

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from refimpl.primitives.checks import check_number, check_shapes
+from refimpl.primitives.linear_self_attention import initial_or_zero
 from refimpl.primitives.numbers import Array, common_dtype, transpose
 
 
@@ -114,10 +115,3 @@ def check_context(x: Array, y: Array, weights: Array | None = None) -> None:
     if weights is not None:
         shapes["weights"] = (weights, "... n_outputs n_inputs")
     check_shapes(**shapes)
-
-
-def initial_or_zero(weights: Array | None, n_outputs: int, n_inputs: int, dtype: Any) -> Array:
-    if weights is None:
-        return np.zeros((n_outputs, n_inputs), dtype=dtype)
-    check_shapes(initial_weights=(weights, f"{n_outputs} {n_inputs}"))
-    return np.asanyarray(weights)

@@ -5,10 +5,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from refimpl.incontext.linear_attention.construction import gradient_descent_weights
 from refimpl.incontext.linear_attention.descent import apply_linear, check_rates
 from refimpl.primitives.checks import check_integer, check_number, check_shapes
-from refimpl.primitives.linear_self_attention import LinearAttentionWeights
+from refimpl.primitives.linear_self_attention import LinearAttentionWeights, gradient_descent_weights
 from refimpl.primitives.numbers import Array, common_dtype, transpose
 
 # --- the construction ---

@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from refimpl.incontext.linear_attention.construction import gradient_descent_weights
 from refimpl.incontext.linear_attention.training import (
     Prompts,
     check_targets,
@@ -20,7 +19,7 @@ from refimpl.incontext.linear_attention.training import (
 )
 from refimpl.primitives.checks import check_integer, check_number, check_shapes, checked
 from refimpl.primitives.layers import Linear, linear_vjp, mlp_vjp
-from refimpl.primitives.linear_self_attention import LinearAttentionWeights
+from refimpl.primitives.linear_self_attention import LinearAttentionWeights, gradient_descent_weights
 from refimpl.primitives.numbers import Array
 
 

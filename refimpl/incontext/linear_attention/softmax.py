@@ -5,13 +5,13 @@ from typing import Any
 
 import numpy as np
 
-from refimpl.incontext.linear_attention.construction import gradient_descent_weights
 from refimpl.primitives.attention import softmax_attention, softmax_attention_vjp
 from refimpl.primitives.checks import check_integer, check_number
 from refimpl.primitives.linear_self_attention import (
     LinearAttentionWeights,
     check_weights,
     factor_cotangents,
+    gradient_descent_weights,
     sum_batch,
 )
 from refimpl.primitives.numbers import Array, transpose
