@@ -40,13 +40,10 @@ from refimpl.incontext.context_prompt_tuning.kernel_model import (
     with_sinks,
 )
 from refimpl.incontext.context_prompt_tuning.language_model import (
-    LanguageModel,
     SetTask,
     as_prompt,
     draw_sets,
     label_predictions,
-    next_token_logits,
-    next_token_logits_vjp,
     pretrain,
     sample_examples,
 )
@@ -71,6 +68,7 @@ from refimpl.incontext.context_prompt_tuning.tuning import (
     initial_virtual_tokens,
     instruction_prompt_tuning,
 )
+from refimpl.primitives.language_model import LanguageModel, next_token_logits, next_token_logits_vjp
 
 __all__ = [
     "IGNORED",

@@ -1,116 +1,21 @@
-r"""A small causal language model on symbols, and the task of which set a symbol belongs to, drawn anew in every prompt.
+r"""The task of which set a symbol belongs to, drawn anew in every prompt, and a small language model trained on it.
 
 It stands for the pretrained model that the method leaves frozen: embeddings in, logits out.
 """
 
-from collections.abc import Callable
 from itertools import count
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from refimpl.incontext.context_prompt_tuning.tokens import IGNORED, Integers, Prompt, token_type_mask
-from refimpl.primitives.checks import check_integer, check_number, check_shapes, checked
-from refimpl.primitives.layers import linear_vjp
-from refimpl.primitives.losses import cross_entropy_vjp
+from refimpl.primitives.checks import check_integer, check_number
+from refimpl.primitives.language_model import LanguageModel, initial_language_model, token_loss_and_gradients
 from refimpl.primitives.numbers import Array
 from refimpl.primitives.optimizers import adam, chain, clip_by_global_norm
 from refimpl.primitives.schedules import cosine_decay
 from refimpl.primitives.training import run, training_steps
-from refimpl.primitives.transformer import Block, initial_transformer, transformer_vjp
 from refimpl.primitives.trees import tree_map
-
-
-class LanguageModel(NamedTuple):
-    """A causal transformer with learned positions; a gradient has the same type."""
-
-    embedding: Array
-    """Shape ``(n_tokens, d)``."""
-    positions: Array
-    """Shape ``(longest, d)``."""
-    blocks: list[Block]
-    readout: Array
-    """Shape ``(n_tokens, d)``."""
-
-
-def initial_language_model(
-    vocabulary: int, longest: int, d: int, n_blocks: int, n_heads: int, rng: np.random.Generator
-) -> LanguageModel:
-    """Gaussian weights: embeddings and positions of standard deviation 0.5, the rest of variance 1/fan-in.
-
-    Raises
-    ------
-    ValueError
-        If a size is below 1 or `n_heads` does not divide `d`.
-    """
-    for name, value in {"vocabulary": vocabulary, "longest": longest, "d": d}.items():
-        check_integer(name, value, 1)
-    return LanguageModel(
-        rng.standard_normal((vocabulary, d)) / 2,
-        rng.standard_normal((longest, d)) / 2,
-        initial_transformer(n_blocks, d, n_heads, rng, d_mlp=2 * d),
-        rng.standard_normal((vocabulary, d)) / d**0.5,
-    )
-
-
-def _check_model(embeddings: Array, model: LanguageModel) -> None:
-    sizes = check_shapes(
-        embeddings=(embeddings, "... n_tokens d"),
-        **{
-            "model.embedding": (model.embedding, "vocabulary d"),
-            "model.positions": (model.positions, "longest d"),
-            "model.readout": (model.readout, "vocabulary d"),
-        },
-    )
-    if sizes["n_tokens"] > sizes["longest"]:
-        raise ValueError(f"embeddings: expected at most {sizes['longest']} tokens, got {sizes['n_tokens']}")
-    transformer_vjp.check(embeddings, model.blocks)
-
-
-@checked(_check_model)
-def next_token_logits(embeddings: Array, model: LanguageModel) -> Array:
-    """Logits of the next token at each position.
-
-    Parameters
-    ----------
-    embeddings : array, shape (..., n_tokens, d)
-    model : LanguageModel
-
-    Returns
-    -------
-    array, shape (..., n_tokens, vocabulary)
-
-    Raises
-    ------
-    ValueError
-        If shapes do not fit, an entry is not finite, or there are more tokens than positions.
-    """
-    return next_token_logits_vjp.unchecked(embeddings, model)[0]
-
-
-@checked(_check_model)
-def next_token_logits_vjp(
-    embeddings: Array, model: LanguageModel
-) -> tuple[Array, Callable[[Array], tuple[Array, LanguageModel]]]:
-    """:func:`next_token_logits` and its pullback ``cotangent -> (embeddings, model)``.
-
-    The embedding table enters only through the embeddings: its own cotangent is zero here.
-    """
-    n_tokens = embeddings.shape[-2]
-    hidden, pull_blocks = transformer_vjp.unchecked(embeddings + model.positions[:n_tokens], model.blocks)
-    logits, pull_readout = linear_vjp.unchecked(hidden, model.readout)
-
-    def pullback(cotangent: Array) -> tuple[Array, LanguageModel]:
-        to_hidden, to_readout = pull_readout(cotangent)
-        to_embeddings, to_blocks = pull_blocks(to_hidden)
-        to_positions = np.zeros_like(model.positions)
-        to_positions[:n_tokens] = to_embeddings.reshape(-1, *to_embeddings.shape[-2:]).sum(axis=0)
-        return to_embeddings, LanguageModel(np.zeros_like(model.embedding), to_positions, list(to_blocks), to_readout)
-
-    return logits, pullback
-
-
-# --- the task ---
 
 
 class SetTask(NamedTuple):
@@ -245,13 +150,7 @@ def pretrain(
         return sample_examples(task, sets, classes, rng, noise=3 * next(drawn) >= n_steps).reshape(batch, -1)
 
     def loss_and_gradients(model: LanguageModel, tokens: Integers) -> tuple[float, LanguageModel]:
-        logits, pull_model = next_token_logits_vjp.unchecked(model.embedding[tokens], model)
-        losses, pull_loss = cross_entropy_vjp.unchecked(logits[:, at_labels], tokens[:, at_labels + 1])
-        to_logits = np.zeros_like(logits)
-        (to_logits[:, at_labels],) = pull_loss(np.full_like(losses, 1 / losses.size))
-        to_embeddings, gradient = pull_model(to_logits)
-        np.add.at(gradient.embedding, tokens, to_embeddings)
-        return float(losses.mean()), gradient
+        return token_loss_and_gradients(model, tokens, tokens[:, at_labels + 1], at_labels)
 
     optimizer = chain(clip_by_global_norm(1.0), adam(cosine_decay(learning_rate, n_steps)))
     in_float32 = tree_map(lambda leaf: leaf.astype(np.float32), initial)

@@ -14,17 +14,12 @@ from refimpl.incontext.context_prompt_tuning import (
     kernel_prompt_loss,
     kernel_prompt_loss_vjp,
     label_loss_weights,
-    next_token_logits,
-    next_token_logits_vjp,
     project_tokens,
     token_radii,
     token_type_mask,
 )
-from refimpl.incontext.context_prompt_tuning.language_model import LanguageModel
 from refimpl.oracle.spec import Arguments, Relation, Spec, real_arrays, register, symbols
-from refimpl.primitives.attention import MultiHeadAttention
 from refimpl.primitives.numbers import Array
-from refimpl.primitives.transformer import Block
 
 BATCHES = st.sampled_from(((), (1,), (3,)))
 
@@ -323,39 +318,5 @@ register(
                 _same,
             ),
         ),
-    )
-)
-
-
-# --- the language model ---
-
-
-@st.composite
-def _sentences(draw: st.DrawFn) -> Arguments:
-    d, n_tokens, vocabulary = 4, draw(st.sampled_from((1, 3))), 5
-
-    def matrix(*shape: int) -> Array:
-        return draw(real_arrays(shape)) / 2
-
-    attention = MultiHeadAttention(matrix(2, 2, d), matrix(2, 2, d), matrix(2, 2, d), matrix(2, d, 2))
-    model = LanguageModel(matrix(vocabulary, d), matrix(4, d), [Block(attention)], matrix(vocabulary, d))
-    return {"embeddings": draw(real_arrays((*draw(BATCHES), n_tokens, d))), "model": model}
-
-
-register(
-    Spec(
-        name="context_prompt_tuning/next_token_logits",
-        reference=next_token_logits,
-        arguments=_sentences(),
-        vjp=next_token_logits_vjp,
-        symbols=lambda: {
-            "embeddings": symbols("e", 2, 1),
-            "model": LanguageModel(
-                symbols("v", 2, 1),
-                symbols("p", 2, 1),
-                [Block(MultiHeadAttention(*[symbols(name, 1, 1, 1) for name in "qkuo"]))],
-                symbols("r", 2, 1),
-            ),
-        },
     )
 )
