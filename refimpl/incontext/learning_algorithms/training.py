@@ -13,6 +13,7 @@ import numpy as np
 
 from refimpl.primitives.checks import check_integer, check_number, check_shapes, checked
 from refimpl.primitives.layers import Linear, linear_vjp
+from refimpl.primitives.memory import keep_freed_memory
 from refimpl.primitives.normalization import layer_norm_vjp
 from refimpl.primitives.numbers import Array, common_dtype
 from refimpl.primitives.optimizers import adam, apply_updates
@@ -269,11 +270,36 @@ def _tokens(x: Array, y: Array) -> Array:
 # --- training ---
 
 
+@checked(_check_learner)
+def learner_loss(x: Array, y: Array, learner: Learner) -> Array:
+    r"""The mean of $(y_i-T_\theta(x_1,y_1,\dots,x_i))^2$ over tasks and positions.
+
+    Parameters
+    ----------
+    x : array, shape (..., n_points, d)
+    y : array, shape (..., n_points)
+    learner : Learner
+
+    Returns
+    -------
+    array, shape ()
+
+    Raises
+    ------
+    ValueError
+        If shapes do not fit, an entry is not finite or there are more points than the learner has positions for.
+
+    Source: arXiv 2211.15661, Section 4.1.
+    """
+    return learner_loss_vjp.unchecked(x, y, learner)[0]
+
+
+@checked(_check_learner)
 def learner_loss_vjp(
     x: Array, y: Array, learner: Learner
 ) -> tuple[Array, Callable[[Array], tuple[Array, Array, Learner]]]:
-    r"""The mean of $(y_i-T_\theta(x_1,y_1,\dots,x_i))^2$ over tasks and positions, and its pullback."""
-    prediction, pull = learner_predictions_vjp(x, y, learner)
+    """:func:`learner_loss` and its pullback ``cotangent -> (x, y, learner)``."""
+    prediction, pull = learner_predictions_vjp.unchecked(x, y, learner)
     error = prediction - y
 
     def pullback(cotangent: Array) -> tuple[Array, Array, Learner]:
@@ -282,11 +308,6 @@ def learner_loss_vjp(
         return to_x, to_y - to_error, to_learner
 
     return np.asanyarray((error * error).sum() / error.size), pullback
-
-
-def learner_loss(x: Array, y: Array, learner: Learner) -> Array:
-    """The loss of :func:`learner_loss_vjp` alone, shape ()."""
-    return learner_loss_vjp(x, y, learner)[0]
 
 
 def train_learner(
@@ -316,9 +337,12 @@ def train_learner(
     """
     optimizer = adam(cosine_decay(learning_rate, n_steps))
     state = optimizer.init(learner)
-    for _ in range(n_steps):
+    keep_freed_memory()
+    for step in range(n_steps):
         prompts = sample(rng)
-        _, pullback = learner_loss_vjp(prompts.x, prompts.y, learner)
+        # A run that diverges shows it; what it is given is checked once.
+        loss = learner_loss_vjp if step == 0 else learner_loss_vjp.unchecked
+        _, pullback = loss(prompts.x, prompts.y, learner)
         _, _, gradient = pullback(np.ones((), prompts.x.dtype))
         updates, state = optimizer.update(gradient, state)
         learner = apply_updates(learner, updates)
