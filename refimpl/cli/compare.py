@@ -32,7 +32,7 @@ def add(commands: Any) -> None:
     parser.add_argument("--examples", type=int, default=200, metavar="N", help="inputs to draw (default 200)")
     parser.add_argument("--factor", type=float, default=4.0, help="allowed multiple of the reference's own error")
     parser.add_argument("--seed", type=int, metavar="N", help="of the inputs; fresh by default")
-    parser.add_argument("--save", metavar="FILE", help="write the smallest failing input there (.npz)")
+    parser.add_argument("--save", metavar="FILE", help="the smallest failing input (default FUNCTION.DTYPE.npz here)")
     parser.add_argument("--json", metavar="FILE", help="write the report there as JSON")
     parser.set_defaults(run=run)
 
@@ -43,10 +43,10 @@ def run(arguments: argparse.Namespace) -> int:
     spec = named_spec(arguments.spec)
     candidate = _load("candidate", arguments.candidate)
     vjp = _load("--vjp", arguments.vjp) if arguments.vjp else None
-    for path in (arguments.json, arguments.save):
-        if path:
-            with file_errors(path), open(path, "ab"):
-                pass
+    save = arguments.save or f"{spec.name.rpartition('/')[2]}.{arguments.dtype}.npz"
+    if arguments.json:
+        with file_errors(arguments.json), open(arguments.json, "ab"):
+            pass  # better to know before the search than after it
     try:
         report = oracle.compare(
             candidate,
@@ -58,11 +58,14 @@ def run(arguments: argparse.Namespace) -> int:
             max_examples=arguments.examples,
             factor=arguments.factor,
             seed=arguments.seed,
-            save=arguments.save,
             progress=_progress if sys.stderr.isatty() else None,
         )
     except ValueError as error:
         raise UsageError(str(error)) from None
+    report.candidate, report.vjp = arguments.candidate, arguments.vjp
+    if report.findings:
+        with file_errors(save):
+            report.save(save)
     print(report)
     if arguments.json:
         with file_errors(arguments.json), open(arguments.json, "w", encoding="utf-8") as file:

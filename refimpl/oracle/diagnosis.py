@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from refimpl.oracle.cases import named_leaves
 from refimpl.oracle.spec import Arguments, differentiable
+from refimpl.oracle.structure import named_leaves
 from refimpl.primitives.numbers import Array
 from refimpl.primitives.trees import tree_map
 

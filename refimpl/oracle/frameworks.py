@@ -9,25 +9,27 @@ from typing import Any, Protocol
 import numpy as np
 
 from refimpl.oracle.spec import Arguments
+from refimpl.oracle.structure import map_named, named_leaves
 from refimpl.primitives.numbers import Array
 from refimpl.primitives.trees import leaves, tree_map
 
 Candidate = Callable[..., Any]
+Differentiated = tuple[Any, Any]  # the output, and the cotangents of the named arguments
 
 
 class Framework(Protocol):
     """How a candidate's framework takes arrays, gives them back and differentiates."""
 
     def to_framework(self, leaf: Array, dtype: str) -> Any:
-        """An array of this framework, a copy of `leaf` in `dtype`."""
+        """An array of this framework, a copy of `leaf`: in `dtype`, or a mask or integers as they are."""
 
     def to_numpy(self, leaf: Any) -> tuple[Array, str]:
-        """The values as a NumPy array (bfloat16 as float32) and the name of the dtype that they had."""
+        """A copy of the values as a NumPy array (bfloat16 as float32), and the name of the dtype that they had."""
 
-    def gradients(
+    def differentiate(
         self, candidate: Candidate, arguments: Arguments, names: Sequence[str], cotangent: Any
-    ) -> dict[str, Any] | None:
-        """The candidate's cotangents of the arguments `names`; None if it cannot be differentiated."""
+    ) -> Differentiated | None:
+        """The candidate's output and the cotangents of the arguments `names`; None if it cannot be differentiated."""
 
 
 class NumPy:
@@ -37,6 +39,8 @@ class NumPy:
         self.vjp = vjp
 
     def to_framework(self, leaf: Array, dtype: str) -> Any:
+        if leaf.dtype.kind in "iub":
+            return leaf.copy()
         if dtype == "bfloat16":
             try:
                 import ml_dtypes
@@ -48,15 +52,19 @@ class NumPy:
     def to_numpy(self, leaf: Any) -> tuple[Array, str]:
         if not isinstance(leaf, np.ndarray | np.generic) and hasattr(leaf, "__dlpack__"):
             leaf = np.from_dlpack(leaf)
-        return _widen(np.asarray(leaf))
+        return _widen(np.array(leaf))
 
-    def gradients(
+    def differentiate(
         self, candidate: Candidate, arguments: Arguments, names: Sequence[str], cotangent: Any
-    ) -> dict[str, Any] | None:
+    ) -> Differentiated | None:
         if self.vjp is None:
             return None
-        _, pullback = self.vjp(**arguments)
-        return dict(zip(names, pullback(cotangent), strict=True))
+        output, pullback = self.vjp(**arguments)
+        pulled = pullback(cotangent)
+        is_positional = isinstance(pulled, tuple | list) and not hasattr(pulled, "_fields")
+        if is_positional and len(pulled) == len(names):
+            return output, dict(zip(names, pulled, strict=True))
+        return output, pulled
 
 
 class Jax:
@@ -69,21 +77,19 @@ class Jax:
         self.jax = jax
 
     def to_framework(self, leaf: Array, dtype: str) -> Any:
-        return self.jax.numpy.array(np.asarray(leaf, np.float64), dtype=dtype)
+        return self.jax.numpy.array(leaf, dtype=None if leaf.dtype.kind in "iub" else dtype)
 
     def to_numpy(self, leaf: Any) -> tuple[Array, str]:
-        return _widen(np.asarray(leaf))
+        return _widen(np.array(leaf))
 
-    def gradients(
+    def differentiate(
         self, candidate: Candidate, arguments: Arguments, names: Sequence[str], cotangent: Any
-    ) -> dict[str, Any] | None:
-        fixed = {name: value for name, value in arguments.items() if name not in names}
-
+    ) -> Differentiated | None:
         def of_differentiable(varied: Arguments) -> Any:
-            return candidate(**{name: varied.get(name, fixed.get(name)) for name in arguments})
+            return candidate(**{name: varied.get(name, value) for name, value in arguments.items()})
 
-        _, pullback = self.jax.vjp(of_differentiable, {name: arguments[name] for name in names})
-        return dict(pullback(cotangent)[0])
+        output, pullback = self.jax.vjp(of_differentiable, {name: arguments[name] for name in names})
+        return output, pullback(_like_output(cotangent, output))[0]
 
 
 class Torch:
@@ -95,29 +101,44 @@ class Torch:
         self.torch = torch
 
     def to_framework(self, leaf: Array, dtype: str) -> Any:
-        return self.torch.tensor(np.array(leaf, np.float64)).to(getattr(self.torch, dtype))
+        copied = self.torch.tensor(np.array(leaf))
+        return copied if leaf.dtype.kind in "iub" else copied.to(getattr(self.torch, dtype))
 
     def to_numpy(self, leaf: Any) -> tuple[Array, str]:
         if not isinstance(leaf, self.torch.Tensor):
-            return _widen(np.asarray(leaf))
+            return _widen(np.array(leaf))
         leaf = leaf.detach().cpu()
         name = str(leaf.dtype).removeprefix("torch.")
-        return (leaf.float() if name == "bfloat16" else leaf).numpy(), name
+        return (leaf.float() if name == "bfloat16" else leaf).numpy().copy(), name
 
-    def gradients(
+    def differentiate(
         self, candidate: Candidate, arguments: Arguments, names: Sequence[str], cotangent: Any
-    ) -> dict[str, Any] | None:
+    ) -> Differentiated | None:
         varied = {name: tree_map(lambda leaf: leaf.clone().requires_grad_(), arguments[name]) for name in names}
-        outputs = list(leaves(candidate(**{**arguments, **varied})))
-        inputs = list(leaves(varied))
-        if not any(output.requires_grad for output in outputs):
+        output = candidate(**{**arguments, **varied})
+        outputs = list(leaves(output))
+        if not any(getattr(one, "requires_grad", False) for one in outputs):
             return None
+        cotangents = leaves(_like_output(cotangent, output))
+        pairs = [(one, to) for one, to in zip(outputs, cotangents, strict=True) if one.requires_grad]
         found = iter(
             self.torch.autograd.grad(
-                outputs, inputs, list(leaves(cotangent)), allow_unused=True, materialize_grads=True
+                [one for one, _ in pairs],
+                list(leaves(varied)),
+                [to for _, to in pairs],
+                allow_unused=True,
+                materialize_grads=True,
             )
         )
-        return {name: tree_map(lambda leaf: next(found), tree) for name, tree in varied.items()}
+        return output, {name: tree_map(lambda leaf: next(found), tree) for name, tree in varied.items()}
+
+
+def _like_output(cotangent: Any, output: Any) -> Any:
+    """The cotangents in the candidate's own tree: by name if the names are the reference's, else by position."""
+    given, names = named_leaves(cotangent, "output"), list(named_leaves(output, "output"))
+    if set(names) != set(given):
+        given = dict(zip(names, given.values(), strict=True))
+    return map_named(lambda name, leaf: given[name], output, "output")
 
 
 def _widen(array: Array) -> tuple[Array, str]:
@@ -125,7 +146,7 @@ def _widen(array: Array) -> tuple[Array, str]:
     return (array.astype(np.float32) if name == "bfloat16" else array), name
 
 
-def framework(name: str | None, vjp: Candidate | None) -> Framework:
+def choose_framework(name: str | None, vjp: Candidate | None = None) -> Framework:
     """The framework of this name: None or ``numpy``, ``jax``, ``torch``.
 
     Raises
@@ -137,6 +158,8 @@ def framework(name: str | None, vjp: Candidate | None) -> Framework:
         return NumPy(vjp)
     if name not in ("jax", "torch"):
         raise ValueError(f"framework: expected numpy, jax or torch, got {name!r}")
+    if vjp is not None:
+        raise ValueError(f"vjp: {name} differentiates the candidate itself")
     try:
         return Jax() if name == "jax" else Torch()
     except ImportError as error:

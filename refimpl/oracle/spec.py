@@ -1,9 +1,11 @@
 """What can be compared: a reference function, its valid inputs, its pullback and its metamorphic relations."""
 
+import contextlib
 import difflib
 import importlib
 import itertools
 import pkgutil
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -150,22 +152,61 @@ def real_arrays(draw: st.DrawFn, shape: tuple[int, ...], scale: float = 1.0) -> 
 
 def examples(spec: Spec, n: int, seed: int = 0) -> list[Arguments]:
     """`n` inputs from the spec's domain, the same ones for the same seed."""
-    from hypothesis import HealthCheck, Phase, given, settings
-    from hypothesis import seed as seeded
-
     drawn: list[Arguments] = []
+    _search(spec, n, seed, drawn.append, shrink=False)
+    return drawn
+
+
+def smallest_example(
+    spec: Spec, n: int, seed: int, fails: Callable[[Arguments], bool], seconds: float = 20.0
+) -> Arguments | None:
+    """The smallest input that fails, shrunk from the first that does of ``examples(spec, n, seed)``; None if none does.
+
+    Parameters
+    ----------
+    seconds : how long to shrink.
+    """
+    smallest: list[Arguments] = []
+    deadline = float("inf")
+
+    def visit(arguments: Arguments) -> None:
+        nonlocal deadline
+        if time.monotonic() > deadline:
+            raise _OutOfTime
+        if fails(arguments):
+            smallest[:] = [arguments]
+            deadline = min(deadline, time.monotonic() + seconds)
+            raise _Fails
+
+    with contextlib.suppress(_Fails, _OutOfTime):
+        _search(spec, n, seed, visit, shrink=True)
+    return smallest[0] if smallest else None
+
+
+class _Fails(Exception):
+    """An input is what a search looks for."""
+
+
+class _OutOfTime(BaseException):
+    """Not an Exception, which Hypothesis would take for one more failure."""
+
+
+def _search(spec: Spec, n: int, seed: int, visit: Callable[[Arguments], None], shrink: bool) -> None:
+    from hypothesis import HealthCheck, Phase, Verbosity, given, settings
+    from hypothesis import seed as seeded
 
     @seeded(seed)
     @settings(
         max_examples=n,
         database=None,
         deadline=None,
-        phases=[Phase.generate],
+        phases=[Phase.generate, Phase.shrink] if shrink else [Phase.generate],
+        report_multiple_bugs=False,
+        verbosity=Verbosity.quiet,
         suppress_health_check=list(HealthCheck),
     )
     @given(spec.arguments)
-    def collect(arguments: Arguments) -> None:
-        drawn.append(arguments)
+    def search(arguments: Arguments) -> None:
+        visit(arguments)
 
-    collect()
-    return drawn
+    search()

@@ -20,10 +20,10 @@ from typing import Any
 
 import numpy as np
 
-from refimpl.oracle.cases import named_leaves
 from refimpl.oracle.judgement import Expected, GradientCall, expect, outputs_of
 from refimpl.oracle.precision import check_dtype
 from refimpl.oracle.spec import Arguments, Spec, examples
+from refimpl.oracle.structure import named_leaves
 from refimpl.primitives.checks import check_integer
 from refimpl.primitives.numbers import Array
 
@@ -103,15 +103,15 @@ def _case(spec: Spec, arguments: Arguments, dtype: str, seed: int) -> tuple[dict
     rng = np.random.default_rng(seed)
     with np.errstate(all="ignore"):
         expected = expect(outputs_of(spec.reference), arguments, dtype, rng)
-        inputs = named_leaves(expected.rounded)
+        inputs = named_leaves(expected.arguments)
         text = {path: leaf for path, leaf in inputs.items() if isinstance(leaf, str)}
         tensors = {f"input/{path}": _input(leaf, dtype) for path, leaf in inputs.items() if path not in text}
-        tensors |= _judged(expected, "output", dtype)
+        tensors |= _judged(expected, "output")
         if spec.vjp is not None:
-            call = GradientCall(spec, expected, dtype, rng)
+            call = GradientCall(spec, expected, rng)
             named = named_leaves(call.cotangent, "output")
             tensors |= {f"cotangent/{name}": np.asarray(leaf, dtype) for name, leaf in named.items()}
-            tensors |= _judged(expect(call.gradients, expected.rounded, dtype, rng), "gradient", dtype)
+            tensors |= _judged(expect(call.gradients, expected.arguments, dtype, rng), "gradient")
     return text, tensors
 
 
@@ -122,10 +122,10 @@ def _input(leaf: Any, dtype: str) -> Array:
     return array.astype({"f": dtype, "i": "int64", "u": "int64", "b": "bool"}[array.dtype.kind])
 
 
-def _judged(expected: Expected, kind: str, dtype: str) -> dict[str, Array]:
+def _judged(expected: Expected, kind: str) -> dict[str, Array]:
     tensors: dict[str, Array] = {}
     for name, truth in expected.truth.items():
-        bound = expected.comparison(name, truth, FACTOR, dtype)
+        bound = expected.comparison(name, truth, FACTOR)
         if bound.ill_conditioned or not np.all(np.isfinite(truth)):
             continue
         tensors[f"{kind}/{name.removeprefix('gradient of ')}"] = np.asarray(truth, np.float64)

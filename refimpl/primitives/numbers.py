@@ -106,28 +106,40 @@ def sign(x: Any) -> Array:
 def erf(x: Any) -> Array:
     """Elementwise error function, same shape and dtype as `x`.
 
-    SciPy has none for ``longdouble``, so there each entry goes through mpmath at 80 bits: slow, and only the oracle's
-    truth uses it.
+    SciPy has none for ``longdouble``, so there it is a series.
     """
     return _elementwise(x, _floating_erf, "erf")
 
 
 def _floating_erf(x: Array) -> Array:
     if x.dtype == np.longdouble:
-        import mpmath
-
-        with mpmath.workprec(80):
-            entries = []
-            for entry in x.reshape(-1):
-                high = float(entry)
-                value = mpmath.erf(mpmath.mpf(high) + mpmath.mpf(float(entry - high)))
-                leading = float(value)
-                entries.append(np.longdouble(leading) + np.longdouble(float(value - leading)))
-        return np.array(entries, dtype=x.dtype).reshape(x.shape)
+        return _long_erf(x)
     from scipy import special
 
     value = np.asanyarray(special.erf(x))
     return value.astype(x.dtype) if x.dtype == np.float16 else value  # SciPy computes half precision in single
+
+
+def _long_erf(x: Array) -> Array:
+    r"""$\frac2{\sqrt\pi}e^{-x^2}\sum_n\frac{2^nx^{2n+1}}{(2n+1)!!}$, all terms of one sign, to 2; then 1 less a tail.
+
+    The tail $\operatorname{erfc}$ is a continued fraction, of which 80 steps give 64 bits from 2 on.
+    """
+    size = np.abs(x)
+    root = sqrt(constant("pi", x))
+    small = np.minimum(size, 2)
+    term = total = small
+    odd = 1
+    while np.any(term > total * np.finfo(x.dtype).eps / 4):
+        odd += 2
+        term = term * (2 * small * small) / odd
+        total = total + term
+    large = np.clip(size, 2, 8)  # beyond 7 the tail is below one unit in the last place
+    fraction = large
+    for step in range(80, 0, -1):
+        fraction = large + step / (2 * fraction)
+    series, tail = np.exp(-small * small) * total * 2 / root, np.exp(-large * large) / (root * fraction)
+    return np.asanyarray(np.sign(x) * np.where(size < 2, series, 1 - tail))
 
 
 def positive_part(x: Any) -> Array:

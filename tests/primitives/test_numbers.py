@@ -68,6 +68,14 @@ def test_integers_are_not_truncated() -> None:
     assert numbers.erf(np.array([1]))[0] == pytest.approx(math.erf(1), rel=1e-15)
 
 
+def test_longdouble_erf_to_its_last_digits() -> None:
+    x = np.array([0, 1e-30, 1e-3, 0.3, 1, 1.99, 2, 2.01, 3.7, 6, 9, 40], dtype=np.longdouble)
+    for signed in (x, -x):
+        for entry, value in zip(signed, numbers.erf(signed), strict=True):
+            exact = sympy.erf(as_sympy(entry)).n(40)
+            assert abs(as_sympy(value) - exact) <= abs(exact) * float(np.finfo(x.dtype).eps) * 2
+
+
 def test_constants_to_the_last_digit() -> None:
     for dtype in (np.float16, np.float32, np.float64, np.longdouble):
         pi = numbers.constant("pi", np.zeros(1, dtype))
