@@ -1,4 +1,7 @@
-"""A paper's constructions: its public functions and parameter sets in the order of the code, with their source."""
+"""A paper's constructions: its public functions and parameter sets in the order of the code, with their source.
+
+Those that other papers use too live in the primitives or the tasks; the paper exports them, and they close its page.
+"""
 
 import ast
 import importlib
@@ -45,7 +48,21 @@ def parts(paper: Paper) -> list[Part]:
         names = [module.name for module in pkgutil.iter_modules(top.__path__)]
         order = sorted(names, key=lambda name: named.index(name) if name in named else len(named))
         modules += [importlib.import_module(f"{top.__name__}.{name}") for name in order]
-    return [_part(module) for module in modules]
+    return [*(_part(module) for module in modules), *_shared(top)]
+
+
+def _shared(top: ModuleType) -> Iterator[Part]:
+    """What the paper exports of the modules that papers share: a part for each, with these constructions alone."""
+    exported: dict[str, set[str]] = {}
+    for name in getattr(top, "__all__", ()):
+        home = str(getattr(getattr(top, name), "__module__", ""))
+        if home.startswith(("refimpl.primitives.", "refimpl.tasks.")):
+            exported.setdefault(home, set()).add(name)
+    for home, names in sorted(exported.items()):
+        part = _part(importlib.import_module(home))
+        text = part.docstring.split("\n\n")[0]
+        name = home.removeprefix("refimpl.")
+        yield Part(name, text, part.path, [one for one in part.constructions if one.name in names])
 
 
 def _part(module: ModuleType) -> Part:
