@@ -14,10 +14,18 @@ from collections.abc import Callable
 
 import numpy as np
 
-from refimpl.incontext.softmax_regression.problem import check_forward, check_problem, combine_rows, logits, outer
-from refimpl.primitives.checks import check_shapes, checked
+from refimpl.incontext.softmax_regression.problem import (
+    check_forward,
+    check_problem,
+    check_rows,
+    combine_rows,
+    logits,
+    outer,
+    two_logits,
+)
+from refimpl.primitives.checks import checked
 from refimpl.primitives.normalization import softmax, softmax_vjp
-from refimpl.primitives.numbers import Array, row_dot, row_sum, transpose
+from refimpl.primitives.numbers import Array, row_dot, transpose
 
 # --- the gradient ---
 
@@ -64,13 +72,11 @@ def loss_gradient_vjp(
 
 
 def _check_core(prediction: Array, target: Array) -> None:
-    if check_shapes(prediction=(prediction, "... n"), target=(target, "... n"))["n"] < 2:
-        raise ValueError(f"prediction: expected n >= 2 in shape (..., n), got {prediction.shape}")
+    check_rows(prediction=(prediction, "... n"), target=(target, "... n"))
 
 
 def _check_product(prediction: Array, target: Array, direction: Array) -> None:
-    _check_core(prediction, target)
-    check_shapes(prediction=(prediction, "... n"), direction=(direction, "... n"))
+    check_rows(prediction=(prediction, "... n"), target=(target, "... n"), direction=(direction, "... n"))
 
 
 @checked(_check_core)
@@ -127,9 +133,10 @@ def core_product(prediction: Array, target: Array, direction: Array) -> Array:
 
     Source: arXiv 2304.13276, the Hessian of $L$ in $x$; factored here.
     """
-    weighted = _covariance_weights(prediction, target)
+    weighted = _curvature(prediction, target)
     weighted *= direction - row_dot(prediction, direction)
-    weighted -= prediction * row_sum(weighted)
+    weighted -= row_dot(prediction, weighted)
+    weighted *= prediction
     return weighted
 
 
@@ -163,8 +170,9 @@ def hessian(data: Array, weights: Array, target: Array) -> Array:
 
 
 def _check_direction(data: Array, weights: Array, target: Array, direction: Array) -> None:
-    check_problem(data, weights, target)
-    check_shapes(data=(data, "... n d"), direction=(direction, "... d"))
+    check_rows(
+        data=(data, "... n d"), weights=(weights, "... d"), target=(target, "... n"), direction=(direction, "... d")
+    )
 
 
 @checked(_check_direction)
@@ -186,8 +194,8 @@ def hessian_vector_product(data: Array, weights: Array, target: Array, direction
     ValueError
         If shapes do not fit, n < 2 or an entry is not finite.
     """
-    prediction = softmax.unchecked(logits(data, weights))
-    return combine_rows(core_product.unchecked(prediction, target, logits(data, direction)), data)
+    z, along = two_logits(data, weights, direction)
+    return combine_rows(core_product.unchecked(softmax.unchecked(z), target, along), data)
 
 
 @checked(check_forward)
@@ -204,12 +212,11 @@ def gauss_newton(data: Array, weights: Array) -> Array:
 # --- unchecked pieces ---
 
 
-def _covariance_weights(prediction: Array, target: Array) -> Array:
-    r"""$f\circ q$ with $q=2f-b-\langle f,c\rangle$."""
+def _curvature(prediction: Array, target: Array) -> Array:
+    r"""$q=2f-b-\langle f,c\rangle\mathbf 1$."""
     c = prediction - target
     q = c + prediction
     q -= row_dot(prediction, c)
-    q *= prediction
     return q
 
 
@@ -223,5 +230,5 @@ def gradient_and_hessian(data: Array, weights: Array, target: Array) -> tuple[Ar
     prediction, pull = softmax_vjp.unchecked(logits(data, weights))
     (to_logits,) = pull(prediction - target)
     centred = _centred_rows(data, prediction)
-    curvature = transpose(centred) @ (_covariance_weights(prediction, target)[..., None] * centred)
+    curvature = transpose(centred) @ ((prediction * _curvature(prediction, target))[..., None] * centred)
     return combine_rows(to_logits, data), curvature

@@ -5,14 +5,13 @@ from typing import Any
 import numpy as np
 
 from refimpl.incontext.softmax_regression.derivatives import gradient_and_hessian, loss_gradient
-from refimpl.incontext.softmax_regression.problem import check_problem, combine_rows, logits
-from refimpl.primitives.checks import check_integer, check_number, check_shapes, checked
+from refimpl.incontext.softmax_regression.problem import check_rows, combine_rows, logits
+from refimpl.primitives.checks import check_integer, check_number, checked
 from refimpl.primitives.numbers import Array, transpose
 
 
 def _check_descent(data: Array, target: Array, initial_weights: Array, learning_rate: Any, n_steps: int) -> None:
-    check_shapes(data=(data, "... n d"), initial_weights=(initial_weights, "... d"))
-    check_problem(data, initial_weights, target)
+    check_rows(data=(data, "... n d"), target=(target, "... n"), initial_weights=(initial_weights, "... d"))
     check_number("learning_rate", learning_rate, "(0, inf)")
     check_integer("n_steps", n_steps, 0)
 
@@ -50,8 +49,9 @@ def gradient_descent(data: Array, target: Array, initial_weights: Array, learnin
 
 
 def _check_newton(data: Array, weights: Array, target: Array, row_penalty: Array) -> None:
-    check_problem(data, weights, target)
-    check_shapes(data=(data, "... n d"), row_penalty=(row_penalty, "... n"))
+    check_rows(
+        data=(data, "... n d"), weights=(weights, "... d"), target=(target, "... n"), row_penalty=(row_penalty, "... n")
+    )
 
 
 @checked(_check_newton)

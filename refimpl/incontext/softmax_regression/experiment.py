@@ -15,7 +15,7 @@ import numpy as np
 
 from refimpl.incontext.softmax_regression.derivatives import loss_gradient
 from refimpl.incontext.softmax_regression.problem import (
-    check_problem,
+    check_rows,
     combine_rows,
     logits,
     outer,
@@ -35,9 +35,7 @@ from refimpl.tasks.softmax_regression import SoftmaxTasks, check_softmax_tasks, 
 
 
 def _check_model(data: Array, target: Array, matrix: Array) -> None:
-    sizes = check_shapes(data=(data, "... n d"), target=(target, "... n"), matrix=(matrix, "d d"))
-    if sizes["n"] < 2:
-        raise ValueError(f"data: expected n >= 2 in shape (..., n, d), got {data.shape}")
+    check_rows(data=(data, "... n d"), target=(target, "... n"), matrix=(matrix, "d d"))
 
 
 @checked(_check_model)
@@ -89,7 +87,7 @@ def attention_model_vjp(
 
 
 def _check_descent_model(data: Array, target: Array, learning_rate: Any) -> None:
-    check_problem(data, data[..., 0, :], target)
+    check_rows(data=(data, "... n d"), target=(target, "... n"))
     check_number("learning_rate", learning_rate, "(0, inf)")
 
 

@@ -8,23 +8,26 @@ from refimpl.primitives.checks import check_shapes, checked
 from refimpl.primitives.normalization import log_sum_exp, softmax, softmax_vjp
 from refimpl.primitives.numbers import Array, exp, row_dot, row_sum
 
+BLOCK = 2**17  # entries of the data in a block: 1 MiB in float64, beyond which BLAS's product of two columns is slow
+
 # --- the prediction and its normaliser ---
+
+
+def check_rows(**arguments: tuple[Array, str]) -> None:
+    """:func:`check_shapes`, with n, the number of rows, at least 2."""
+    if check_shapes(**arguments)["n"] < 2:
+        name, (array, shape) = next((name, one) for name, one in arguments.items() if "n" in one[1].split())
+        raise ValueError(f"{name}: expected n >= 2 in shape ({', '.join(shape.split())}), got {array.shape}")
 
 
 def check_forward(data: Array, weights: Array) -> None:
     """Raise ``ValueError`` unless the data have n >= 2 rows and d >= 1 columns, and the weights fit them."""
-    _check_rows(data, check_shapes(data=(data, "... n d"), weights=(weights, "... d"))["n"])
+    check_rows(data=(data, "... n d"), weights=(weights, "... d"))
 
 
 def check_problem(data: Array, weights: Array, target: Array) -> None:
     """:func:`check_forward` with a target."""
-    sizes = check_shapes(data=(data, "... n d"), weights=(weights, "... d"), target=(target, "... n"))
-    _check_rows(data, sizes["n"])
-
-
-def _check_rows(data: Array, n: int) -> None:
-    if n < 2:
-        raise ValueError(f"data: expected n >= 2 in shape (..., n, d), got {data.shape}")
+    check_rows(data=(data, "... n d"), weights=(weights, "... d"), target=(target, "... n"))
 
 
 @checked(check_forward)
@@ -170,6 +173,18 @@ def softmax_regression_loss_vjp(
 def logits(data: Array, weights: Array) -> Array:
     """$Ax$, shape (..., n)."""
     return np.asanyarray((data @ weights[..., None])[..., 0])
+
+
+def two_logits(data: Array, weights: Array, direction: Array) -> tuple[Array, Array]:
+    """$Ax$ and $Av$, for which the data are read once: a block of rows at a time, which stays in the cache."""
+    pair = np.empty((*weights.shape, 2), dtype=np.result_type(weights, direction))
+    pair[..., 0], pair[..., 1] = weights, direction
+    n, rows = data.shape[-2], max(1, BLOCK // data.shape[-1])
+    if n <= rows:
+        both = data @ pair
+    else:
+        both = np.concatenate([data[..., start : start + rows, :] @ pair for start in range(0, n, rows)], axis=-2)
+    return both[..., 0], both[..., 1]
 
 
 def combine_rows(coefficients: Array, data: Array) -> Array:

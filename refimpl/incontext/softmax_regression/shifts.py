@@ -7,7 +7,7 @@ exactly the same prediction.
 
 import numpy as np
 
-from refimpl.incontext.softmax_regression.problem import check_forward, logits
+from refimpl.incontext.softmax_regression.problem import check_rows, logits
 from refimpl.primitives.attention import softmax_attention
 from refimpl.primitives.checks import check_shapes, checked
 from refimpl.primitives.numbers import Array, row_dot, transpose
@@ -149,8 +149,7 @@ def data_shift(data: Array, query: Array, key: Array, value: Array, projection: 
 
 
 def _check_equivalent(data: Array, weights: Array, step: Array) -> None:
-    check_forward(data, weights)
-    check_shapes(weights=(weights, "... d"), step=(step, "... d"))
+    check_rows(data=(data, "... n d"), weights=(weights, "... d"), step=(step, "... d"))
     if weights.dtype != object and not np.all(np.any(weights, axis=-1)):
         raise ValueError("weights: expected weights other than 0, where the prediction does not depend on the data")
 
