@@ -4,8 +4,8 @@ Run ``python tests/benchmarks/bench_linear_attention.py`` (extra ``bench``); it 
 
 1. Loss and all gradients at the paper's sizes (10 inputs, 10 context points, batch 2048), one thread each, in one
    process that goes round all candidates again and again, so that whatever else the machine does meets all of them.
-   Each library computes the step in several formulations: the whole layer on all tokens as the authors do, and, as refimpl
-   does, only the query's prediction (per task or batched, in two memory layouts, summed in either order).
+   Each library computes the step in several ways: the whole layer on all tokens, as the authors do, and, as here,
+   only the query's prediction (per task or batched, in two memory layouts, summed in either order).
 2. The same step against the number of context points: time and peak memory are linear in it.
 3. The cold start: CPU time from the start of a process to the end of its first step.
 """
