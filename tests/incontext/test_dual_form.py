@@ -12,7 +12,7 @@ from refimpl.incontext import dual_form as d
 from refimpl.oracle.spec import Arguments, examples, find_spec
 from refimpl.primitives.attention import softmax_attention
 
-HEADS = find_spec("dual_form/relaxed_attention").arguments
+HEADS = find_spec("dual_form/softmax_attention_split").arguments
 HEAD = {"value": np.ones((2, 3)), "key": np.ones((4, 3)), "demos": np.ones((3, 5)), "context": np.ones((3, 2))}
 
 

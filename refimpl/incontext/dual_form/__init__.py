@@ -22,24 +22,23 @@ $e_i,\ x_i'$                       ``errors, inputs``, columns             ``(..
 $\gamma,\ \eta$                    ``learning_rate, eta``                  numbers
 =================================  ======================================  ============================
 
-The parts: :mod:`.duality` (the identities), :mod:`.momentum`, :mod:`.finetuning` (a head that learns both ways) and
-:mod:`.metrics` (how alike the two are).
+The parts: :mod:`.duality` (the identities), :mod:`.softmax` (what they are not), :mod:`.momentum`, :mod:`.finetuning`
+(a head that learns both ways) and :mod:`.metrics` (how alike the two are).
 """
 
 from refimpl.incontext.dual_form.duality import (
-    SoftmaxSplit,
+    attention_duality_gap,
     dual_form,
-    duality_gap,
     explicit_update,
+    finetuning_duality_gap,
     implicit_update,
     implied_loss,
     implied_loss_vjp,
+    layer_duality_gap,
     linear_attention,
     linear_layer_sgd,
     relaxed_attention,
     relaxed_attention_vjp,
-    small_score_attention,
-    softmax_attention_split,
     zero_shot_matrix,
 )
 from refimpl.incontext.dual_form.finetuning import (
@@ -55,6 +54,9 @@ from refimpl.incontext.dual_form.finetuning import (
 from refimpl.incontext.dual_form.metrics import (
     attention_map_similarity,
     attention_output_update_similarity,
+    example_weights,
+    finetuning_weights,
+    in_context_weights,
     kendall_tau,
     recall_to_finetuning,
     top_k_recall,
@@ -64,8 +66,19 @@ from refimpl.incontext.dual_form.momentum import (
     momentum_attention,
     momentum_attention_vjp,
     momentum_gradient_descent,
+    momentum_kernel,
+    momentum_multi_head_attention,
+    momentum_multi_head_attention_vjp,
     momentum_sum,
+    momentum_sum_derivative,
     momentum_sum_vjp,
+)
+from refimpl.incontext.dual_form.softmax import (
+    SoftmaxSplit,
+    full_attention,
+    full_attention_vjp,
+    small_score_attention,
+    softmax_attention_split,
 )
 
 __all__ = [
@@ -73,26 +86,37 @@ __all__ = [
     "Outputs",
     "ShotTasks",
     "SoftmaxSplit",
+    "attention_duality_gap",
     "attention_map_similarity",
     "attention_output_update_similarity",
     "constructed_head",
     "dual_form",
-    "duality_gap",
+    "example_weights",
     "explicit_update",
     "finetune_key_value",
+    "finetuning_duality_gap",
+    "finetuning_weights",
+    "full_attention",
+    "full_attention_vjp",
     "heavy_ball",
     "implicit_update",
     "implied_loss",
     "implied_loss_vjp",
     "in_context_outputs",
+    "in_context_weights",
     "kendall_tau",
     "label_logits",
+    "layer_duality_gap",
     "linear_attention",
     "linear_layer_sgd",
     "momentum_attention",
     "momentum_attention_vjp",
     "momentum_gradient_descent",
+    "momentum_kernel",
+    "momentum_multi_head_attention",
+    "momentum_multi_head_attention_vjp",
     "momentum_sum",
+    "momentum_sum_derivative",
     "momentum_sum_vjp",
     "recall_to_finetuning",
     "relaxed_attention",

@@ -1,22 +1,28 @@
-"""The dual form of gradient descent and of linear attention, and what softmax makes of it (Sections 2.2 and 3.1)."""
+"""The dual form of gradient descent and of attention without softmax (Sections 2.2 and 3.1)."""
 
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 
-from refimpl.primitives.attention import softmax_attention
 from refimpl.primitives.checks import check_number, check_shapes, checked
-from refimpl.primitives.numbers import Array, constant, exp, row_max, row_sum, sqrt, transpose
+from refimpl.primitives.numbers import Array, transpose
+from refimpl.primitives.traces import inner
 
 
-def _apply(matrix: Array, vector: Array) -> Array:
+def matrix_vector(matrix: Array, vector: Array) -> Array:
+    """The product over batch axes; arguments unchecked."""
     return np.asanyarray((matrix @ vector[..., None])[..., 0])
 
 
 # --- gradient descent of a linear layer ---
 
 
+def _check_linear(values: Array, keys: Array, query: Array) -> None:
+    check_shapes(values=(values, "... d_value n"), keys=(keys, "... d n"), query=(query, "... d"))
+
+
+@checked(_check_linear)
 def linear_attention(values: Array, keys: Array, query: Array) -> Array:
     r"""$\sum_iv_i(k_i^\top q)=V(K^\top q)$, tokens as columns.
 
@@ -37,10 +43,19 @@ def linear_attention(values: Array, keys: Array, query: Array) -> Array:
 
     Source: arXiv 2212.10559, Eq. 6.
     """
-    check_shapes(values=(values, "... d_value n"), keys=(keys, "... d n"), query=(query, "... d"))
-    return _apply(values, _apply(transpose(keys), query))
+    return matrix_vector(values, matrix_vector(transpose(keys), query))
 
 
+def _check_dual(initial_weights: Array, errors: Array, inputs: Array, x: Array) -> None:
+    check_shapes(
+        initial_weights=(initial_weights, "... d_out d_in"),
+        errors=(errors, "... d_out n"),
+        inputs=(inputs, "... d_in n"),
+        x=(x, "... d_in"),
+    )
+
+
+@checked(_check_dual)
 def dual_form(initial_weights: Array, errors: Array, inputs: Array, x: Array) -> Array:
     r"""A trained linear layer without its trained weights: $W_0x+\sum_ie_i(x_i'^\top x)$.
 
@@ -64,17 +79,21 @@ def dual_form(initial_weights: Array, errors: Array, inputs: Array, x: Array) ->
 
     Source: arXiv 2212.10559, Eq. 9.
     """
-    check_shapes(
-        initial_weights=(initial_weights, "... d_out d_in"),
-        errors=(errors, "... d_out n"),
-        inputs=(inputs, "... d_in n"),
-        x=(x, "... d_in"),
-    )
-    return _apply(initial_weights, x) + linear_attention(errors, inputs, x)
+    return np.asanyarray(matrix_vector(initial_weights, x) + linear_attention.unchecked(errors, inputs, x))
 
 
-def linear_layer_sgd(weights: Array, inputs: Array, targets: Array, learning_rate: Any) -> tuple[Array, Array]:
-    r"""One pass of gradient descent on $\frac12\lVert Wx_i-y_i\rVert^2$, one example a step.
+def _squared_error_gradient(prediction: Array, target: Array) -> Array:
+    return prediction - target
+
+
+def linear_layer_sgd(
+    weights: Array,
+    inputs: Array,
+    targets: Array,
+    learning_rate: Any,
+    gradient: Callable[[Array, Array], Array] = _squared_error_gradient,
+) -> tuple[Array, Array]:
+    r"""One pass of gradient descent on $\ell(Wx_i,y_i)$, one example a step.
 
     Parameters
     ----------
@@ -82,10 +101,12 @@ def linear_layer_sgd(weights: Array, inputs: Array, targets: Array, learning_rat
     inputs : array, shape (..., d_in, n)
     targets : array, shape (..., d_out, n)
     learning_rate : number > 0
+    gradient : maps prediction and target, columns of shape (..., d_out, 1), to the loss's gradient at the prediction
+        That of $\ell=\frac12\lVert Wx-y\rVert^2$ if not given.
 
     Returns
     -------
-    The trained weights, and the errors $e_i=-\gamma(W_{i-1}x_i-y_i)$ of shape (..., d_out, n).
+    The trained weights, and the errors $e_i=-\gamma\,\partial\ell(W_{i-1}x_i,y_i)$ of shape (..., d_out, n).
 
     Raises
     ------
@@ -99,21 +120,38 @@ def linear_layer_sgd(weights: Array, inputs: Array, targets: Array, learning_rat
     errors = []
     for i in range(inputs.shape[-1]):
         x = inputs[..., i : i + 1]
-        errors.append(learning_rate * (targets[..., i : i + 1] - weights @ x))
+        errors.append(-learning_rate * gradient(weights @ x, targets[..., i : i + 1]))
         weights = weights + errors[-1] @ transpose(x)
     return weights, np.concatenate(errors, axis=-1)
+
+
+def layer_duality_gap(initial_weights: Array, errors: Array, inputs: Array, x: Array) -> float:
+    r"""Largest distance between $(W_0+\sum_ie_i\otimes x_i')x$ and :func:`dual_form`, by which a faster one is judged.
+
+    Parameters and errors as in :func:`dual_form`.
+    """
+    attended = dual_form(initial_weights, errors, inputs, x)
+    return _largest(matrix_vector(initial_weights + errors @ transpose(inputs), x) - attended)
+
+
+def _largest(difference: Array) -> float:
+    return float(np.max(np.abs(difference)))
 
 
 # --- attention without softmax ---
 
 
-def _check_demos(value: Array, key: Array, demos: Array) -> None:
-    """As the shapes say, but no demonstration at all is a valid number of them."""
-    empty = np.ndim(demos) >= 2 and np.shape(demos)[-1] == 0 and hasattr(demos, "dtype")
-    padded = np.zeros((*np.shape(demos)[:-1], 1), dtype=demos.dtype) if empty else demos
-    check_shapes(value=(value, "... d_value d"), key=(key, "... d_head d"), demos=(padded, "... d n_demos"))
+def stand_in(demos: Array) -> Array:
+    """The demonstrations; where there are none a zero one, for no demonstration is a valid number of them."""
+    none = getattr(demos, "ndim", 0) >= 2 and demos.shape[-1] == 0
+    return np.zeros((*demos.shape[:-1], 1), dtype=demos.dtype) if none else demos
 
 
+def _check_update(value: Array, key: Array, demos: Array) -> None:
+    check_shapes(value=(value, "... d_value d"), key=(key, "... d_head d"), demos=(stand_in(demos), "... d n_demos"))
+
+
+@checked(_check_update)
 def implicit_update(value: Array, key: Array, demos: Array) -> Array:
     r"""$\Delta W_{ICL}=\sum_i(W_Vx_i')\otimes(W_Kx_i')$, the matrix that the demonstrations add; zero without any.
 
@@ -134,10 +172,14 @@ def implicit_update(value: Array, key: Array, demos: Array) -> Array:
 
     Source: arXiv 2212.10559, Eq. 12.
     """
-    _check_demos(value, key, demos)
     return np.asanyarray((value @ demos) @ transpose(key @ demos))
 
 
+def _check_zero_shot(value: Array, key: Array, context: Array) -> None:
+    check_shapes(value=(value, "... d_value d"), key=(key, "... d_head d"), context=(context, "... d n_context"))
+
+
+@checked(_check_zero_shot)
 def zero_shot_matrix(value: Array, key: Array, context: Array) -> Array:
     r"""$W_{ZSL}=W_VX(W_KX)^\top$, what attention does without demonstrations.
 
@@ -145,21 +187,20 @@ def zero_shot_matrix(value: Array, key: Array, context: Array) -> Array:
 
     Source: arXiv 2212.10559, Eq. 11.
     """
-    check_shapes(value=(value, "... d_value d"), key=(key, "... d_head d"), context=(context, "... d n_context"))
     return np.asanyarray((value @ context) @ transpose(key @ context))
 
 
-def _check_relaxed(value: Array, key: Array, demos: Array, context: Array, query: Array) -> None:
+def _check_head(value: Array, key: Array, demos: Array, context: Array, query: Array) -> None:
     check_shapes(
         value=(value, "... d_value d"),
         key=(key, "... d_head d"),
-        demos=(demos, "... d n_demos"),
+        demos=(stand_in(demos), "... d n_demos"),
         context=(context, "... d n_context"),
         query=(query, "... d_head"),
     )
 
 
-@checked(_check_relaxed)
+@checked(_check_head)
 def relaxed_attention(value: Array, key: Array, demos: Array, context: Array, query: Array) -> Array:
     r"""Attention over demonstrations and context without softmax and scale: $W_V[X';X](W_K[X';X])^\top q$.
 
@@ -167,8 +208,8 @@ def relaxed_attention(value: Array, key: Array, demos: Array, context: Array, qu
     ----------
     value : array, shape (..., d_value, d)
     key : array, shape (..., d_head, d)
-    demos : array, shape (..., d, n_demos)
-    context : array, shape (..., d, n_context)
+    demos : array, shape (..., d, n_demos), n_demos >= 0
+    context : array, shape (..., d, n_context), n_context >= 1
     query : array, shape (..., d_head)
 
     Returns
@@ -183,10 +224,10 @@ def relaxed_attention(value: Array, key: Array, demos: Array, context: Array, qu
     Source: arXiv 2212.10559, Eq. 11.
     """
     tokens = np.concatenate([demos, context], axis=-1)
-    return _apply(value @ tokens, _apply(transpose(key @ tokens), query))
+    return matrix_vector(value @ tokens, matrix_vector(transpose(key @ tokens), query))
 
 
-@checked(_check_relaxed)
+@checked(_check_head)
 def relaxed_attention_vjp(
     value: Array, key: Array, demos: Array, context: Array, query: Array
 ) -> tuple[Array, Callable[[Array], tuple[Array, Array, Array, Array, Array]]]:
@@ -210,6 +251,17 @@ def relaxed_attention_vjp(
     return np.asanyarray((value @ read)[..., 0]), pullback
 
 
+def _check_explicit(value: Array, key: Array, value_change: Array, key_change: Array, context: Array) -> None:
+    check_shapes(
+        value=(value, "... d_value d"),
+        key=(key, "... d_head d"),
+        value_change=(value_change, "... d_value d"),
+        key_change=(key_change, "... d_head d"),
+        context=(context, "... d n_context"),
+    )
+
+
+@checked(_check_explicit)
 def explicit_update(value: Array, key: Array, value_change: Array, key_change: Array, context: Array) -> Array:
     r"""$\Delta W_{FT}=\Delta W_VXX^\top W_K^\top+W_VXX^\top\Delta W_K^\top+\Delta W_VXX^\top\Delta W_K^\top$.
 
@@ -230,25 +282,33 @@ def explicit_update(value: Array, key: Array, value_change: Array, key_change: A
 
     Source: arXiv 2212.10559, Eq. 13.
     """
-    check_shapes(
-        value=(value, "... d_value d"),
-        key=(key, "... d_head d"),
-        value_change=(value_change, "... d_value d"),
-        key_change=(key_change, "... d_head d"),
-        context=(context, "... d n_context"),
-    )
     old, changed = value @ context, value_change @ context
     key_moved = transpose(key_change @ context)
     return np.asanyarray(changed @ transpose(key @ context) + old @ key_moved + changed @ key_moved)
 
 
-def duality_gap(value: Array, key: Array, demos: Array, context: Array, query: Array) -> float:
+def attention_duality_gap(value: Array, key: Array, demos: Array, context: Array, query: Array) -> float:
     r"""Largest distance between relaxed attention and $(W_{ZSL}+\Delta W_{ICL})q$, by which a faster form is judged.
 
     Parameters and errors as in :func:`relaxed_attention`.
     """
-    matrix = zero_shot_matrix(value, key, context) + implicit_update(value, key, demos)
-    return float(np.max(np.abs(relaxed_attention(value, key, demos, context, query) - _apply(matrix, query))))
+    attended = relaxed_attention(value, key, demos, context, query)
+    matrix = zero_shot_matrix.unchecked(value, key, context) + implicit_update.unchecked(value, key, demos)
+    return _largest(attended - matrix_vector(matrix, query))
+
+
+def finetuning_duality_gap(
+    value: Array, key: Array, value_change: Array, key_change: Array, context: Array, query: Array
+) -> float:
+    r"""Largest distance between fine-tuned relaxed attention and $(W_{ZSL}+\Delta W_{FT})q$.
+
+    Parameters and errors as in :func:`explicit_update`, with a query (..., d_head).
+    """
+    _check_explicit(value, key, value_change, key_change, context)
+    tuned = value + value_change, key + key_change
+    attended = relaxed_attention(*tuned, context[..., :0], context, query)
+    update = explicit_update.unchecked(value, key, value_change, key_change, context)
+    return _largest(attended - matrix_vector(zero_shot_matrix.unchecked(value, key, context) + update, query))
 
 
 def _check_loss(weights: Array, values: Array, keys: Array, kind: Literal["bilinear", "squared"] = "bilinear") -> None:
@@ -294,65 +354,13 @@ def implied_loss_vjp(
     """:func:`implied_loss` and its pullback ``cotangent -> (weights, values, keys)``."""
     mapped = weights @ keys
     if kind == "bilinear":
-        loss, to_mapped, to_values = -(values * mapped).sum(axis=(-1, -2)), -values, -mapped
+        loss, to_mapped, to_values = -inner(values, mapped), -values, -mapped
     else:
         residual = values - mapped
-        loss, to_mapped, to_values = (residual * residual).sum(axis=(-1, -2)) / 2, -residual, residual
+        loss, to_mapped, to_values = inner(residual, residual) / 2, -residual, residual
 
     def pullback(cotangent: Array) -> tuple[Array, Array, Array]:
         factor = np.asanyarray(cotangent)[..., None, None]
         return factor * (to_mapped @ transpose(keys)), factor * to_values, factor * (transpose(weights) @ to_mapped)
 
-    return np.asanyarray(loss), pullback
-
-
-# --- attention with softmax ---
-
-
-class SoftmaxSplit(NamedTuple):
-    r"""$F=\mu\,\mathrm{Attn}(X;q)+(1-\mu)\,\mathrm{Attn}(X';q)$."""
-
-    zero_shot_share: Array
-    r"""$\mu$, shape ``(...)``."""
-    zero_shot_part: Array
-    """Attention over the context alone, shape ``(..., d_value)``."""
-    demo_part: Array
-    """Attention over the demonstrations alone, shape ``(..., d_value)``."""
-
-
-def softmax_attention_split(value: Array, key: Array, demos: Array, context: Array, query: Array) -> SoftmaxSplit:
-    r"""What softmax attention over demonstrations and context is made of, exactly.
-
-    The share $\mu=Z_X/(Z_X+Z_{X'})$, $Z_S=\sum_{s\in S}e^{k_s^\top q/\sqrt{d'}}$, depends on the query, so that no
-    fixed matrix added to a zero-shot matrix is the whole.
-
-    Parameters and errors as in :func:`relaxed_attention`.
-
-    Source: derived from arXiv 2212.10559, Eq. 10.
-    """
-    _check_relaxed(value, key, demos, context, query)
-    tokens = np.concatenate([demos, context], axis=-1)
-    scores = _apply(transpose(key @ tokens), query) / sqrt(constant(query.shape[-1], query))
-    weights = exp(scores - row_max(scores))
-    n_demos = demos.shape[-1]
-    mass_demos, mass_context = row_sum(weights[..., :n_demos]), row_sum(weights[..., n_demos:])
-
-    def part(columns: Array) -> Array:
-        rows = softmax_attention.unchecked(query[..., None, :], transpose(key @ columns), transpose(value @ columns))
-        return np.asanyarray(rows[..., 0, :])
-
-    return SoftmaxSplit(np.asanyarray((mass_context / (mass_context + mass_demos))[..., 0]), part(context), part(demos))
-
-
-def small_score_attention(values: Array, keys: Array, query: Array) -> Array:
-    r"""Softmax attention to first order in the scores: $\bar v+\frac1{n\sqrt{d}}\sum_i(v_i-\bar v)k_i^\top q$.
-
-    Parameters and errors as in :func:`linear_attention`.
-
-    Source: derived; the zeroth-order term is what Eq. 11 of arXiv 2212.10559 loses.
-    """
-    check_shapes(values=(values, "... d_value n"), keys=(keys, "... d n"), query=(query, "... d"))
-    n = values.shape[-1]
-    mean = values.sum(axis=-1, keepdims=True) / n
-    scores = _apply(transpose(keys), query) / sqrt(constant(query.shape[-1], query))
-    return np.asanyarray(mean[..., 0] + _apply(values - mean, scores) / n)
+    return np.asanyarray(loss[..., 0, 0]), pullback

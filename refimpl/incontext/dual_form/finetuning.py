@@ -4,10 +4,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from refimpl.incontext.dual_form.duality import relaxed_attention_vjp
-from refimpl.primitives.checks import check_integer, check_number, check_shapes
+from refimpl.incontext.dual_form.duality import relaxed_attention_vjp, stand_in
+from refimpl.primitives.checks import check_integer, check_number, check_shapes, checked
 from refimpl.primitives.losses import cross_entropy_vjp
-from refimpl.primitives.numbers import Array, transpose
+from refimpl.primitives.numbers import Array, constant, sqrt, transpose
 
 
 class Head(NamedTuple):
@@ -138,28 +138,37 @@ def _query_tokens(inputs: Array, n_classes: int) -> Array:
 
 def _demo_tokens(inputs: Array, labels: Any, n_classes: int) -> Array:
     r"""Columns $[x;\mathrm{onehot}(y)-1/C]/\sqrt N$."""
-    one_hot = (labels[..., None, :] == np.arange(n_classes)[:, None]).astype(inputs.dtype) - inputs.dtype.type(1) / (
-        n_classes
-    )
-    return np.concatenate([inputs, one_hot], axis=-2) / inputs.dtype.type(inputs.shape[-1]) ** 0.5
+    one_hot = (labels[..., None, :] == np.arange(n_classes)[:, None]).astype(int).astype(inputs.dtype)
+    centred = one_hot - 1 / constant(n_classes, inputs)
+    return np.asanyarray(np.concatenate([inputs, centred], axis=-2) / sqrt(constant(inputs.shape[-1], inputs)))
 
 
-def _check_tasks(head: Head, inputs: Array, labels: Any) -> int:
+def _check_inputs(name: str, inputs: Array, head: Head) -> dict[str, Any]:
     sizes = check_shapes(
         **{
-            "inputs": (inputs, "... n_inputs n_demos"),
+            name: (inputs, "... n_inputs n"),
             "head.value": (head.value, "... n_classes d"),
             "head.key": (head.key, "... d_head d"),
             "head.query": (head.query, "... d_head d"),
         }
     )
-    n_classes = int(sizes["n_classes"])
-    if sizes["d"] != sizes["n_inputs"] + n_classes:
-        raise ValueError(f"head.value: expected d = {sizes['n_inputs'] + n_classes}, got {sizes['d']}")
-    cross_entropy_vjp.check(np.zeros((*sizes["..."], sizes["n_demos"], n_classes)), labels)
-    return n_classes
+    width = sizes["n_inputs"] + sizes["n_classes"]
+    if sizes["d"] != width:
+        raise ValueError(f"head.value: expected d = {width}, inputs and classes, got {sizes['d']}")
+    return sizes
 
 
+def _check_labels(labels: Any, n_columns: int, sizes: dict[str, Any]) -> None:
+    cross_entropy_vjp.check(np.zeros((*sizes["..."], n_columns, sizes["n_classes"])), labels)
+
+
+def _check_outputs(head: Head, tasks: ShotTasks) -> None:
+    sizes = _check_inputs("tasks.demos", tasks.demos, head)
+    _check_labels(tasks.labels, sizes["n"], sizes)
+    _check_inputs("tasks.queries", tasks.queries, head)
+
+
+@checked(_check_outputs)
 def in_context_outputs(head: Head, tasks: ShotTasks) -> Outputs:
     r"""What the head gives each query token $t=[x;0]$ alone, and after the demonstrations.
 
@@ -175,8 +184,7 @@ def in_context_outputs(head: Head, tasks: ShotTasks) -> Outputs:
     ValueError
         If shapes do not fit, an entry is not finite or a label is no class.
     """
-    n_classes = _check_tasks(head, tasks.demos, tasks.labels)
-    check_shapes(demos=(tasks.demos, "... n_inputs n_demos"), queries=(tasks.queries, "... n_inputs n_queries"))
+    n_classes = head.value.shape[-2]
     tokens = _query_tokens(tasks.queries, n_classes)
     demos = _demo_tokens(tasks.demos, tasks.labels, n_classes)
     query = head.query @ tokens
@@ -186,6 +194,12 @@ def in_context_outputs(head: Head, tasks: ShotTasks) -> Outputs:
     return Outputs(transpose(alone), transpose(alone + read))
 
 
+def _check_finetuning(head: Head, demos: Array, labels: Any, learning_rate: float) -> None:
+    _check_labels(labels, demos.shape[-1], _check_inputs("demos", stand_in(demos), head))
+    check_number("learning_rate", learning_rate, "[0, inf)")
+
+
+@checked(_check_finetuning)
 def finetune_key_value(head: Head, demos: Array, labels: Any, learning_rate: float) -> Head:
     """One pass over the demonstrations in their order, one step of cross-entropy each, on keys and values only.
 
@@ -195,7 +209,8 @@ def finetune_key_value(head: Head, demos: Array, labels: Any, learning_rate: flo
     Parameters
     ----------
     head : Head
-    demos : array, shape (..., n_inputs, n_demos)
+    demos : array, shape (..., n_inputs, n_demos), n_demos >= 0
+        Without any the head stays as it is.
     labels : integers, shape (..., n_demos)
     learning_rate : float >= 0
 
@@ -210,9 +225,8 @@ def finetune_key_value(head: Head, demos: Array, labels: Any, learning_rate: flo
 
     Source: arXiv 2212.10559, Section 4.1.
     """
-    n_classes = _check_tasks(head, demos, labels)
     rate = check_number("learning_rate", learning_rate, "[0, inf)")
-    tokens = _query_tokens(demos, n_classes)
+    tokens = _query_tokens(demos, head.value.shape[-2])
     queries = head.query @ tokens
     value, key = head.value, head.key
     nothing = tokens[..., :0]

@@ -5,7 +5,9 @@ from typing import Any, Literal
 import numpy as np
 
 from refimpl.primitives.checks import check_integer, check_shapes
-from refimpl.primitives.numbers import Array, row_dot, sqrt
+from refimpl.primitives.normalization import softmax
+from refimpl.primitives.numbers import Array, constant, row_dot, sqrt
+from refimpl.primitives.similarity import cosine_similarity
 
 
 def _check_flags(**flags: Any) -> None:
@@ -42,15 +44,23 @@ def recall_to_finetuning(zsl_correct: Any, icl_correct: Any, ft_correct: Any) ->
 
 
 def _unit(vectors: Array) -> Array:
-    """Vectors of length 1; zero vectors stay zero."""
-    norm = sqrt(row_dot(vectors, vectors))
-    return np.asanyarray(vectors / np.where(norm == 0, 1, norm))
+    r"""$v/(\lVert v\rVert+10^{-20})$: a zero vector stays zero."""
+    return np.asanyarray(vectors / (sqrt(row_dot(vectors, vectors)) + constant("1e-20", vectors)))
 
 
 def _cosine_or_nan(a: Array, b: Array) -> Array:
-    cosine = row_dot(_unit(a), _unit(b))[..., 0]
-    nothing = ~np.any(a, axis=-1) | ~np.any(b, axis=-1)
-    return np.asanyarray(np.where(nothing, np.asarray(np.nan, dtype=cosine.dtype), cosine))
+    """The cosines, NaN where a vector is zero."""
+    defined = np.any(a, axis=-1) & np.any(b, axis=-1)
+    cosine = cosine_similarity(*(np.where(defined[..., None], vectors, 1) for vectors in (a, b)))
+    return np.asanyarray(np.where(defined, cosine, np.asarray(np.nan, dtype=cosine.dtype)))
+
+
+def _mean_of_defined(cosine: Array, axis: int | tuple[int, ...]) -> Array:
+    """The mean of the entries that are not NaN; NaN where all are."""
+    defined = ~np.isnan(cosine)
+    count = defined.sum(axis=axis)
+    total = np.where(defined, cosine, 0).sum(axis=axis)
+    return np.asanyarray(np.where(count > 0, total / np.maximum(count, 1), np.nan).astype(cosine.dtype))
 
 
 def attention_output_update_similarity(
@@ -87,10 +97,7 @@ def attention_output_update_similarity(
     if mask is not None:
         _check_flags(examples=np.ones(sizes["n_examples"], dtype=bool), mask=mask)
         cosine = cosine[..., mask, :]
-    defined = ~np.isnan(cosine)
-    count = defined.sum(axis=-2)
-    total = np.where(defined, cosine, 0).sum(axis=-2)
-    per_layer = np.where(count > 0, total / np.maximum(count, 1), np.nan).astype(cosine.dtype)
+    per_layer = _mean_of_defined(cosine, -2)
     return per_layer, np.asanyarray(per_layer.mean(axis=-1))
 
 
@@ -118,11 +125,92 @@ def attention_map_similarity(scores_a: Array, scores_b: Array) -> Array:
     """
     shape = "... n_examples n_layers n_heads n_tokens"
     check_shapes(scores_a=(scores_a, shape), scores_b=(scores_b, shape))
-    cosine = _cosine_or_nan(scores_a, scores_b)
-    defined = ~np.isnan(cosine)
-    count = defined.sum(axis=(-1, -2, -3))
-    total = np.where(defined, cosine, 0).sum(axis=(-1, -2, -3))
-    return np.asanyarray(np.where(count > 0, total / np.maximum(count, 1), np.nan).astype(cosine.dtype))
+    return _mean_of_defined(_cosine_or_nan(scores_a, scores_b), (-1, -2, -3))
+
+
+# --- which demonstrations weigh most ---
+
+
+def in_context_weights(scores: Array) -> Array:
+    r"""$m_{ICL}=\mathrm{softmax}_i\big(\sum_hs_{hi}\big)$: what the last token attends to in the demonstrations.
+
+    Parameters
+    ----------
+    scores : array, shape (..., n_heads, n_tokens)
+        Raw scores of the last token against the content tokens of the demonstrations, without template and separators.
+
+    Returns
+    -------
+    array, shape (..., n_tokens)
+
+    Raises
+    ------
+    ValueError
+        If it is no such array or an entry is not finite.
+
+    Source: arXiv 2212.10559, Section 4.2; heads summed before the softmax as in the authors' code.
+    """
+    check_shapes(scores=(scores, "... n_heads n_tokens"))
+    return softmax.unchecked(scores.sum(axis=-2))
+
+
+def finetuning_weights(training_queries: Array, query: Array) -> Array:
+    r"""$m_{FT}=\mathrm{softmax}_i(q_i'^\top q)$: what fine-tuning attends to, by its dual form.
+
+    A key projection that is tuned at a training token with query $q_i'$ receives outer products with $q_i'$: for a
+    later query the training queries play the part of keys.
+
+    Parameters
+    ----------
+    training_queries : array, shape (..., n_tokens, d)
+        Queries of the training tokens at the time of their step, heads concatenated; no factor $1/\sqrt d$.
+    query : array, shape (..., d)
+        Of the last token of the test example in the tuned model.
+
+    Returns
+    -------
+    array, shape (..., n_tokens)
+
+    Raises
+    ------
+    ValueError
+        If shapes do not fit or an entry is not finite.
+
+    Source: arXiv 2212.10559, Section 4.2.
+    """
+    check_shapes(training_queries=(training_queries, "... n_tokens d"), query=(query, "... d"))
+    return softmax.unchecked((training_queries @ query[..., None])[..., 0])
+
+
+def example_weights(token_weights: Array, example_of: Any) -> Array:
+    """The sum of the weights of each demonstration's tokens.
+
+    Parameters
+    ----------
+    token_weights : array, shape (..., n_tokens)
+    example_of : integer array, shape (n_tokens,)
+        The demonstration that each token belongs to, from 0; every one up to the largest has a token.
+
+    Returns
+    -------
+    array, shape (..., n_examples)
+
+    Raises
+    ------
+    ValueError
+        If shapes do not fit, an entry is not finite or a demonstration has no token.
+
+    Source: the authors' code of arXiv 2212.10559.
+    """
+    sizes = check_shapes(token_weights=(token_weights, "... n_tokens"))
+    if not np.issubdtype(getattr(example_of, "dtype", object), np.integer) or example_of.shape != (sizes["n_tokens"],):
+        raise ValueError(
+            f"example_of: expected an integer array of shape ({sizes['n_tokens']},), got {example_of!r:.60}"
+        )
+    present = np.unique(example_of)
+    if not np.array_equal(present, np.arange(len(present))):
+        raise ValueError(f"example_of: expected all numbers from 0 to the largest, got {present}")
+    return np.asanyarray(token_weights @ (example_of[:, None] == present).astype(int).astype(token_weights.dtype))
 
 
 def kendall_tau(a: Array, b: Array, variant: Literal["a", "b"] = "a") -> Array:

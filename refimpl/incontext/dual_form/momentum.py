@@ -5,23 +5,39 @@ from typing import Any
 
 import numpy as np
 
-from refimpl.primitives.attention import causal_mask, softmax_attention, softmax_attention_vjp
+from refimpl.primitives.attention import (
+    Mask,
+    MultiHeadAttention,
+    causal_mask,
+    multi_head_attention_vjp,
+    softmax_attention,
+    softmax_attention_vjp,
+)
 from refimpl.primitives.checks import check_array, check_integer, check_number, check_shapes, checked
+from refimpl.primitives.layers import linear_vjp
 from refimpl.primitives.numbers import Array, transpose
 
+Gradient = Callable[[Array], Array]
 
-def _check_descent(
-    gradient: Callable[[Array], Array], start: Array, learning_rate: Any, eta: Any, n_steps: int
-) -> None:
+
+def _check_descent(start: Array, learning_rate: Any, eta: Any, n_steps: int) -> tuple[Any, Any, int]:
     check_array("start", start)
-    check_number("learning_rate", learning_rate, "(0, inf)")
-    check_number("eta", eta, "(0, 1)")
-    check_integer("n_steps", n_steps, 1)
+    return (
+        check_number("learning_rate", learning_rate, "(0, inf)"),
+        check_number("eta", eta, "(0, 1)"),
+        check_integer("n_steps", n_steps, 1),
+    )
 
 
-@checked(_check_descent)
+def _at(gradient: Gradient, point: Array) -> Array:
+    found = gradient(point)
+    if np.shape(found) != point.shape:
+        raise ValueError(f"gradient: expected shape {point.shape} as its argument, got {np.shape(found)}")
+    return found
+
+
 def momentum_gradient_descent(
-    gradient: Callable[[Array], Array], start: Array, learning_rate: Any, eta: Any, n_steps: int
+    gradient: Gradient, start: Array, learning_rate: Any, eta: Any, n_steps: int
 ) -> list[Array]:
     r"""$\Theta_t=\Theta_{t-1}-\gamma\sum_{i=1}^{t-1}\eta^{t-i}\nabla f(\Theta_i)$ as it is written, all gradients kept.
 
@@ -42,33 +58,60 @@ def momentum_gradient_descent(
     Raises
     ------
     ValueError
-        If a parameter is out of range or the start is not finite.
+        If a parameter is out of range, the start is not finite or a gradient has another shape.
 
     Source: arXiv 2212.10559, Eq. 14.
     """
+    learning_rate, eta, n_steps = _check_descent(start, learning_rate, eta, n_steps)
     points, gradients = [start], []
     for t in range(2, n_steps + 1):
-        gradients.append(gradient(points[-1]))
+        gradients.append(_at(gradient, points[-1]))
         total = sum(eta ** (t - i) * g for i, g in enumerate(gradients, 1))
         points.append(np.asanyarray(points[-1] - learning_rate * total))
     return points
 
 
-@checked(_check_descent)
-def heavy_ball(
-    gradient: Callable[[Array], Array], start: Array, learning_rate: Any, eta: Any, n_steps: int
-) -> list[Array]:
+def heavy_ball(gradient: Gradient, start: Array, learning_rate: Any, eta: Any, n_steps: int) -> list[Array]:
     r"""The same with a buffer: $b\leftarrow\eta(b+\nabla f(\Theta))$, $\Theta\leftarrow\Theta-\gamma b$.
 
     Parameters, result and errors as in :func:`momentum_gradient_descent`.
 
     Source: arXiv 2212.10559, Eq. 14, as a recursion.
     """
+    learning_rate, eta, n_steps = _check_descent(start, learning_rate, eta, n_steps)
     points, buffer = [start], 0 * start
     for _ in range(n_steps - 1):
-        buffer = eta * (buffer + gradient(points[-1]))
+        buffer = eta * (buffer + _at(gradient, points[-1]))
         points.append(np.asanyarray(points[-1] - learning_rate * buffer))
     return points
+
+
+def momentum_kernel(n: int, eta: Any, like: Array) -> Array:
+    r"""The matrix of $\eta^{t-i}$ at row $i$ and column $t>i$, zero elsewhere: :func:`momentum_sum` is ``values @`` it.
+
+    Parameters
+    ----------
+    n : int >= 1
+    eta : number in [0, 1)
+    like : array
+        Whose dtype the matrix has.
+
+    Returns
+    -------
+    array, shape (n, n)
+
+    Raises
+    ------
+    ValueError
+        If a parameter is out of range.
+
+    Source: arXiv 2212.10559, Section 5.
+    """
+    n, eta = check_integer("n", n, 1), check_number("eta", eta, "[0, 1)")
+    later = np.arange(n) - np.arange(n)[:, None]
+    powers = np.zeros(n, dtype=like.dtype)
+    np.multiply.accumulate(np.full(n - 1, eta, dtype=like.dtype), out=powers[1:])
+    return np.asanyarray(powers[np.maximum(later, 0)])
 
 
 def _check_sum(values: Array, eta: Any) -> None:
@@ -112,22 +155,50 @@ def momentum_sum_vjp(values: Array, eta: Any) -> tuple[Array, Callable[[Array], 
     return momentum_sum.unchecked(values, eta), pullback
 
 
-def _check_attention(values: Array, keys: Array, queries: Array, eta: Any) -> None:
-    check_shapes(values=(values, "... d_value n"), keys=(keys, "... d n"), queries=(queries, "... d n"))
+@checked(_check_sum)
+def momentum_sum_derivative(values: Array, eta: Any) -> Array:
+    r"""$\partial m_t/\partial\eta=\sum_{i<t}(t-i)\eta^{t-i-1}v_i$, by the derivative of the recursion.
+
+    Parameters, shape of the result and errors as in :func:`momentum_sum`.
+
+    Source: derived from arXiv 2212.10559, Section 5.
+    """
+    sums, derivative = momentum_sum.unchecked(values, eta), np.zeros_like(values)
+    for t in range(1, values.shape[-1]):
+        derivative[..., t] = sums[..., t - 1] + values[..., t - 1] + eta * derivative[..., t - 1]
+    return derivative
+
+
+def _check_attention(values: Array, keys: Array, queries: Array, eta: Any, mask: Mask | None = None) -> None:
+    sizes = check_shapes(values=(values, "... d_value n"), keys=(keys, "... d n"), queries=(queries, "... d n"))
     check_number("eta", eta, "(0, 1)")
+    if mask is not None:
+        if not np.issubdtype(getattr(mask, "dtype", object), np.bool_):
+            raise ValueError(f"mask: expected a boolean array, got {getattr(mask, 'dtype', type(mask).__name__)}")
+        if mask.shape != (*sizes["..."], sizes["n"]):
+            raise ValueError(f"mask: expected shape {(*sizes['...'], sizes['n'])}, got {mask.shape}")
+
+
+def _hide_padding(values: Array, mask: Mask | None) -> tuple[Array, Mask]:
+    """The values that enter sums, and what each token attends to; padding sees itself, so that it sees something."""
+    visible = causal_mask(values.shape[-1])
+    if mask is None:
+        return values, visible
+    own = np.eye(values.shape[-1], dtype=bool)
+    return values * mask[..., None, :].astype(int).astype(values.dtype), visible & (mask[..., None, :] | own)
 
 
 @checked(_check_attention)
-def momentum_attention(values: Array, keys: Array, queries: Array, eta: Any) -> Array:
+def momentum_attention(values: Array, keys: Array, queries: Array, eta: Any, mask: Mask | None = None) -> Array:
     r"""Causal softmax attention plus the momentum of the values, $\sum_{i<t}\eta^{t-i}v_i$, of one head.
-
-    Pad sequences at their end: what comes later enters no earlier token's sum.
 
     Parameters
     ----------
     values : array, shape (..., d_value, n)
     keys, queries : array, shape (..., d, n)
     eta : number in (0, 1)
+    mask : boolean array, shape (..., n), or None
+        False where a token is padding: nothing attends to it, and it enters no sum. What comes out there means nothing.
 
     Returns
     -------
@@ -136,28 +207,82 @@ def momentum_attention(values: Array, keys: Array, queries: Array, eta: Any) -> 
     Raises
     ------
     ValueError
-        If shapes do not fit, an entry is not finite or `eta` is out of range.
+        If shapes do not fit, an entry is not finite, `eta` is out of range or the mask is not boolean.
 
     Source: arXiv 2212.10559, Eq. 15.
     """
-    attended = softmax_attention.unchecked(
-        transpose(queries), transpose(keys), transpose(values), causal_mask(values.shape[-1])
-    )
-    return transpose(attended) + momentum_sum.unchecked(values, eta)
+    values_in_sums, visible = _hide_padding(values, mask)
+    attended = softmax_attention.unchecked(transpose(queries), transpose(keys), transpose(values), visible)
+    return transpose(attended) + momentum_sum.unchecked(values_in_sums, eta)
 
 
 @checked(_check_attention)
 def momentum_attention_vjp(
-    values: Array, keys: Array, queries: Array, eta: Any
+    values: Array, keys: Array, queries: Array, eta: Any, mask: Mask | None = None
 ) -> tuple[Array, Callable[[Array], tuple[Array, Array, Array]]]:
     """:func:`momentum_attention` and its pullback ``cotangent -> (values, keys, queries)``."""
+    values_in_sums, visible = _hide_padding(values, mask)
     attended, pull_attention = softmax_attention_vjp.unchecked(
-        transpose(queries), transpose(keys), transpose(values), causal_mask(values.shape[-1])
+        transpose(queries), transpose(keys), transpose(values), visible
     )
-    sums, pull_sums = momentum_sum_vjp.unchecked(values, eta)
+    sums, pull_sums = momentum_sum_vjp.unchecked(values_in_sums, eta)
 
     def pullback(cotangent: Array) -> tuple[Array, Array, Array]:
         to_queries, to_keys, to_values = map(transpose, pull_attention(transpose(cotangent)))
-        return to_values + pull_sums(cotangent)[0], to_keys, to_queries
+        by_sums, _ = _hide_padding(pull_sums(cotangent)[0], mask)
+        return to_values + by_sums, to_keys, to_queries
 
     return transpose(attended) + sums, pullback
+
+
+def _check_heads(x: Array, weights: MultiHeadAttention, eta: Any) -> None:
+    multi_head_attention_vjp.check(x, weights)
+    check_number("eta", eta, "[0, 1)")
+
+
+@checked(_check_heads)
+def momentum_multi_head_attention(x: Array, weights: MultiHeadAttention, eta: Any) -> Array:
+    r"""Causal multi-head attention whose every head is a :func:`momentum_attention`, on tokens that are rows.
+
+    What the momentum adds is linear in the tokens: $\sum_hW_{O,h}W_{V,h}$ times the momentum of the tokens.
+
+    Parameters
+    ----------
+    x : array, shape (..., n_tokens, d)
+    weights : MultiHeadAttention
+    eta : number in [0, 1)
+        With 0 it is the usual attention.
+
+    Returns
+    -------
+    array, shape (..., n_tokens, d)
+
+    Raises
+    ------
+    ValueError
+        If shapes do not fit, an entry is not finite or `eta` is out of range.
+
+    Source: arXiv 2212.10559, Eq. 15 and Section 5.
+    """
+    return momentum_multi_head_attention_vjp.unchecked(x, weights, eta)[0]
+
+
+@checked(_check_heads)
+def momentum_multi_head_attention_vjp(
+    x: Array, weights: MultiHeadAttention, eta: Any
+) -> tuple[Array, Callable[[Array], tuple[Array, MultiHeadAttention]]]:
+    """:func:`momentum_multi_head_attention` and its pullback ``cotangent -> (x, weights)``."""
+    attended, pull_attention = multi_head_attention_vjp.unchecked(x, weights, "softmax", True)
+    kernel = momentum_kernel(x.shape[-2], eta, x)
+    through_heads = (weights.output @ weights.value).sum(axis=0)
+    added, pull_added = linear_vjp.unchecked(transpose(kernel) @ x, through_heads)
+
+    def pullback(cotangent: Array) -> tuple[Array, MultiHeadAttention]:
+        to_x, to_weights = pull_attention(cotangent)
+        to_sums, to_through = pull_added(cotangent)
+        return to_x + kernel @ to_sums, to_weights._replace(
+            value=to_weights.value + transpose(weights.output) @ to_through,
+            output=to_weights.output + to_through @ transpose(weights.value),
+        )
+
+    return attended + added, pullback
