@@ -58,6 +58,7 @@ from refimpl.incontext.learning_algorithms.probe import (
     position_attention_probe,
     position_attention_probe_vjp,
     prefix_targets,
+    train_probe,
 )
 from refimpl.incontext.learning_algorithms.programs import (
     Aff,
@@ -166,6 +167,7 @@ __all__ = [
     "sherman_morrison_update",
     "squared_prediction_difference",
     "train_learner",
+    "train_probe",
     "transformer_layer",
     "transformer_layer_vjp",
 ]

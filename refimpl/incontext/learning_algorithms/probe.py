@@ -16,6 +16,9 @@ from refimpl.primitives.layers import Linear, mlp, mlp_vjp
 from refimpl.primitives.least_squares import ols_weights
 from refimpl.primitives.normalization import softmax, softmax_vjp
 from refimpl.primitives.numbers import Array, common_dtype
+from refimpl.primitives.optimizers import adam
+from refimpl.primitives.schedules import cosine_decay
+from refimpl.primitives.training import run, training_steps
 
 
 class PositionAttentionProbe(NamedTuple):
@@ -93,7 +96,7 @@ def initial_probe(
     n_columns, n_rows, n_target : int >= 1
     rng : np.random.Generator
     n_hidden : int >= 1, or None
-        Width of the perceptron; None for a linear probe.
+        Width of the perceptron, and of what it is given; None for a linear probe.
     dtype : floating dtype
 
     Raises
@@ -103,7 +106,9 @@ def initial_probe(
     """
     sizes = {"n_columns": n_columns, "n_rows": n_rows, "n_target": n_target}
     n_columns, n_rows, n_target = (check_integer(name, size, 1) for name, size in sizes.items())
-    widths = [n_target, n_target] if n_hidden is None else [n_target, check_integer("n_hidden", n_hidden, 1), n_target]
+    # A perceptron of n_target values would be blind to all other directions of the hidden state.
+    n_values = n_target if n_hidden is None else check_integer("n_hidden", n_hidden, 1)
+    widths = [n_target, n_target] if n_hidden is None else [n_values, n_values, n_target]
 
     def gaussian(n_outputs: int, n_inputs: int) -> Array:
         return (rng.standard_normal((n_outputs, n_inputs)) / n_inputs**0.5).astype(dtype)
@@ -111,7 +116,60 @@ def initial_probe(
     layers = [
         Linear(gaussian(n_outputs, n_inputs), np.zeros(n_outputs, dtype)) for n_inputs, n_outputs in pairwise(widths)
     ]
-    return PositionAttentionProbe(np.zeros(n_columns, dtype), gaussian(n_target, n_rows), layers)
+    return PositionAttentionProbe(np.zeros(n_columns, dtype), gaussian(n_values, n_rows), layers)
+
+
+def train_probe(
+    probe: PositionAttentionProbe,
+    hidden: Array,
+    target: Array,
+    n_steps: int,
+    rng: np.random.Generator,
+    learning_rate: float = 3e-3,
+    batch_size: int = 128,
+) -> PositionAttentionProbe:
+    r"""Adam with cosine decay on the mean of $\lVert\hat v-v\rVert^2$ over tasks drawn anew at every step.
+
+    Parameters
+    ----------
+    probe : PositionAttentionProbe
+    hidden : array, shape (n_tasks, n_rows, n_columns)
+    target : array, shape (n_tasks, n_target)
+    n_steps : int >= 1
+    rng : np.random.Generator
+    learning_rate : float > 0
+    batch_size : int >= 1
+
+    Raises
+    ------
+    ValueError
+        If shapes do not fit, an entry is not finite or a number is out of range.
+
+    Source: arXiv 2211.15661, Section 5.
+    """
+    _check_probe(hidden, probe)
+    sizes = check_shapes(hidden=(hidden, "n_tasks n_rows n_columns"), target=(target, "n_tasks n_target"))
+    check_shapes(
+        **{
+            "target": (target, "n_tasks n_target"),
+            "probe.layers[-1].weight": (probe.layers[-1].weight, "n_target n_units"),
+        }
+    )
+    n_steps = check_integer("n_steps", n_steps, 1)
+    batch_size = check_integer("batch_size", batch_size, 1)
+
+    def loss_and_gradients(params: PositionAttentionProbe, tasks: Array) -> tuple[Array, PositionAttentionProbe]:
+        output, pullback = position_attention_probe_vjp.unchecked(hidden[tasks], params)
+        error = output - target[tasks]
+        return (error * error).sum() / batch_size, pullback(2 * error / batch_size)[1]
+
+    steps = training_steps(
+        probe,
+        loss_and_gradients,
+        lambda: rng.integers(sizes["n_tasks"], size=batch_size),
+        adam(cosine_decay(learning_rate, n_steps)),
+    )
+    return run(steps, n_steps)[0]
 
 
 def fit_linear_probe(hidden: Array, target: Array, column: int) -> PositionAttentionProbe:
@@ -137,7 +195,8 @@ def fit_linear_probe(hidden: Array, target: Array, column: int) -> PositionAtten
     size = np.max(np.abs(features), axis=0)
     size = np.where(size > 0, size, 1)
     with_one = np.concatenate([features / size, np.ones((sizes["n_tasks"], 1), dtype)], axis=1)
-    weights = ols_weights(with_one[None], target.T)
+    # Rows that repeat others or are constant leave many fits: the one of least norm.
+    weights = np.linalg.lstsq(with_one, target.astype(dtype))[0].T
     scores = np.zeros(sizes["n_columns"], dtype)
     scores[column] = 800
     identity = np.eye(sizes["n_target"], dtype=dtype)

@@ -7,17 +7,18 @@ $$\arg\min_\theta\;\mathbb E\sum_i\big(y_i-T_\theta(x_1,y_1,\dots,x_i)\big)^2.$$
 """
 
 from collections.abc import Callable
+from itertools import chain, count
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from refimpl.primitives.checks import check_integer, check_number, check_shapes, checked
 from refimpl.primitives.layers import Linear, linear_vjp
-from refimpl.primitives.memory import keep_freed_memory
 from refimpl.primitives.normalization import layer_norm_vjp
 from refimpl.primitives.numbers import Array, common_dtype
-from refimpl.primitives.optimizers import adam, apply_updates
+from refimpl.primitives.optimizers import adam
 from refimpl.primitives.schedules import cosine_decay
+from refimpl.primitives.training import run, training_steps
 from refimpl.primitives.transformer import (
     Block,
     Norm,
@@ -335,15 +336,17 @@ def train_learner(
 
     Source: arXiv 2211.15661, Section 4.1.
     """
-    optimizer = adam(cosine_decay(learning_rate, n_steps))
-    state = optimizer.init(learner)
-    keep_freed_memory()
-    for step in range(n_steps):
-        prompts = sample(rng)
+    check_integer("n_steps", n_steps, 1)
+    first = sample(rng)
+    _check_learner(first.x, first.y, learner)
+
+    def loss_and_gradients(params: Learner, prompts: Prompts) -> tuple[Array, Learner]:
         # A run that diverges shows it; what it is given is checked once.
-        loss = learner_loss_vjp if step == 0 else learner_loss_vjp.unchecked
-        _, pullback = loss(prompts.x, prompts.y, learner)
-        _, _, gradient = pullback(np.ones((), prompts.x.dtype))
-        updates, state = optimizer.update(gradient, state)
-        learner = apply_updates(learner, updates)
-    return learner
+        loss, pullback = learner_loss_vjp.unchecked(prompts.x, prompts.y, params)
+        return loss, pullback(np.ones((), prompts.x.dtype))[2]
+
+    batches = chain([first], (sample(rng) for _ in count()))
+    steps = training_steps(
+        learner, loss_and_gradients, lambda: next(batches), adam(cosine_decay(learning_rate, n_steps))
+    )
+    return run(steps, n_steps)[0]
