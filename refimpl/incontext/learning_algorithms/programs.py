@@ -411,7 +411,9 @@ def gradient_descent_program(
 
     Source: arXiv 2211.15661, Theorem 1.
     """
+    batch = "... " if np.ndim(initial_weights) > 1 else ""
     sizes = check_shapes(x=(x, "... n d"))
+    check_shapes(x=(x, "... n d"), initial_weights=(initial_weights, f"{batch}d"))
     program = gradient_descent_listing(sizes["d"], sizes["n"], learning_rate, weight_decay)
     hidden = encode_prompt(program, x, y, x_query, {"weights": initial_weights})
     layers = compile_program(program, epsilon, dtype=hidden.dtype)

@@ -26,7 +26,7 @@ BATCHES = st.sampled_from(((), (1,), (3,)))
 
 
 @st.composite
-def _learners(draw: st.DrawFn) -> Arguments:
+def learners(draw: st.DrawFn) -> Arguments:
     batch, n_points, n_inputs = draw(BATCHES), draw(st.integers(1, 4)), draw(st.integers(1, 3))
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     n_heads = draw(st.integers(1, 2))
@@ -60,7 +60,7 @@ register(
     Spec(
         name="learning_algorithms/learner_predictions",
         reference=learner_predictions,
-        arguments=_learners(),
+        arguments=learners(),
         vjp=learner_predictions_vjp,
         symbols=_symbolic_learner,
         relations=(
@@ -72,7 +72,7 @@ register(
     Spec(
         name="learning_algorithms/learner_loss",
         reference=learner_loss,
-        arguments=_learners(),
+        arguments=learners(),
         vjp=learner_loss_vjp,
         symbols=_symbolic_learner,
     )
