@@ -17,7 +17,8 @@ from proofs import ledger, results, runner
 from proofs.ledger import Figure, Matrix, Series
 from proofs.report import draw, graph, site
 from proofs.report.mathematics import document, inline, mathml
-from refimpl.catalogue import PAPERS
+from proofs.report.source import parts
+from refimpl.catalogue import PAPERS, Paper
 from refimpl.cli import main
 
 (FLAGSHIP,) = (paper for paper in PAPERS if paper.slug == "linear_attention")
@@ -100,6 +101,18 @@ def test_markup_in_latex_is_text() -> None:
     element = re.sub(r'alttext="[^"]*"', "", mathml("a<b & <script>"))
     assert "<script" not in element
     assert "&lt;" in element
+
+
+@pytest.mark.parametrize("paper", PAPERS, ids=lambda paper: paper.slug)
+def test_every_text_of_a_paper_converts(paper: Paper) -> None:
+    claims, figures, found = ledger.claims([paper]), ledger.figures([paper]), parts(paper)
+    pieces = [mathml(one.statement, display=True) for one in claims]
+    pieces += [inline(text) for one in claims for text in (one.title, one.erratum or "")]
+    pieces += [inline(text) for one in figures for text in (one.title, one.caption, one.answers_to)]
+    pieces += [document(one.docstring) for part in found for one in (part, *part.constructions)]
+    for piece in pieces:
+        text = re.sub(r"<math.*?</math>|<code.*?</code>|<pre.*?</pre>", "", piece, flags=re.DOTALL)
+        assert not re.search(r"\\[a-zA-Z]+|\$[^$]+\$", text), text
 
 
 @pytest.mark.parametrize("latex", [r"\frac{1}{", r"\nosuchcommand x"])

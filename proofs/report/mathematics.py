@@ -53,6 +53,7 @@ def _supported(latex: str) -> str:
     latex = re.sub(r"\\(big|Big|bigg|Bigg)([lrm]?)(?![a-zA-Z])", "", latex)
     latex = re.sub(r"\\(lVert|rVert)\b", r"\\|", latex)
     latex = re.sub(r"\\(lvert|rvert)\b", "|", latex)
+    latex = re.sub(r"\\arg(?![a-zA-Z])", r"\\operatorname{arg}", latex)
     return re.sub(r"\\(dfrac|tfrac)\b", r"\\frac", latex)
 
 
@@ -214,10 +215,15 @@ def _table(lines: Sequence[str]) -> str:
         ends = [start for start, _ in spans[1:]] + [None]
         return [line[start:end].strip() for (start, _), end in zip(spans, ends, strict=True)]
 
-    def row(line: str, tag: str) -> str:
-        return "<tr>" + "".join(f"<{tag}>{inline(cell)}</{tag}>" for cell in cells(line)) + "</tr>"
+    def rows(block: Sequence[str], tag: str) -> str:
+        found: list[list[str]] = []
+        for line in map(cells, block):
+            if line[0]:
+                found.append(line)
+            elif any(line):  # goes on with the row above
+                found[-1] = [f"{above} {more}".strip() for above, more in zip(found[-1], line, strict=True)]
+        return "".join(f"<tr>{''.join(f'<{tag}>{inline(cell)}</{tag}>' for cell in row)}</tr>" for row in found)
 
-    head = [row(line, "th") for line in lines[rules[0] + 1 : rules[1]]] if len(rules) > 2 else []
-    body = [row(line, "td") for line in lines[rules[-2] + 1 : rules[-1]] if line.strip()]
-    thead = f"<thead>{''.join(head)}</thead>" if head else ""
-    return f'<div class="wide"><table>{thead}<tbody>{"".join(body)}</tbody></table></div>'
+    head = f"<thead>{rows(lines[rules[0] + 1 : rules[1]], 'th')}</thead>" if len(rules) > 2 else ""
+    body = rows(lines[rules[-2] + 1 : rules[-1]], "td")
+    return f'<div class="wide"><table>{head}<tbody>{body}</tbody></table></div>'

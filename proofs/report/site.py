@@ -6,6 +6,7 @@ import subprocess
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -294,6 +295,7 @@ def _provenance(results: Iterable[Result]) -> str:
     return "; ".join([*(environments or ["no results"]), _commit()])
 
 
+@cache
 def _commit() -> str:
     here = os.path.dirname(str(refimpl.__file__))
     try:

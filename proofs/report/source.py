@@ -9,6 +9,7 @@ import inspect
 import pkgutil
 import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
@@ -39,6 +40,7 @@ class Part(NamedTuple):
     constructions: list[Construction]
 
 
+@cache
 def parts(paper: Paper) -> list[Part]:
     """The modules of a paper, in the order in which its docstring names them."""
     top = importlib.import_module(f"refimpl.{paper.area}.{paper.slug}")
