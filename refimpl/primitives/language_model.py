@@ -13,7 +13,14 @@ from refimpl.primitives.checks import check_integer, check_shapes, checked
 from refimpl.primitives.layers import linear_vjp
 from refimpl.primitives.losses import cross_entropy_vjp
 from refimpl.primitives.numbers import Array
-from refimpl.primitives.transformer import Block, initial_transformer, transformer_vjp
+from refimpl.primitives.transformer import (
+    Attend,
+    Block,
+    causal_attention,
+    initial_transformer,
+    stack_blocks,
+    transformer_vjp,
+)
 
 Integers = np.ndarray[Any, np.dtype[np.integer[Any]]]
 
@@ -98,9 +105,16 @@ def next_token_logits_vjp(
     The embedding table enters through the embeddings, and through the read-out where they are tied: only the latter is
     in its own cotangent here.
     """
+    return logits_with(embeddings, model, causal_attention)
+
+
+def logits_with(
+    embeddings: Array, model: LanguageModel, attend: Attend
+) -> tuple[Array, Callable[[Array], tuple[Array, LanguageModel]]]:
+    """:func:`next_token_logits_vjp` with another causal attention in the blocks; arguments unchecked."""
     n_tokens = embeddings.shape[-2]
     tied = model.readout is None
-    hidden, pull_blocks = transformer_vjp.unchecked(embeddings + model.positions[:n_tokens], model.blocks)
+    hidden, pull_blocks = stack_blocks(embeddings + model.positions[:n_tokens], model.blocks, attend)
     logits, pull_readout = linear_vjp.unchecked(hidden, model.embedding if tied else model.readout)  # type: ignore[arg-type]
 
     def pullback(cotangent: Array) -> tuple[Array, LanguageModel]:
@@ -116,7 +130,7 @@ def next_token_logits_vjp(
 
 
 def token_loss_and_gradients(
-    model: LanguageModel, tokens: Integers, targets: Integers, at: Any
+    model: LanguageModel, tokens: Integers, targets: Integers, at: Any, attend: Attend = causal_attention
 ) -> tuple[float, LanguageModel]:
     """The mean cross-entropy of the targets at these positions, and its gradient; arguments unchecked.
 
@@ -127,8 +141,9 @@ def token_loss_and_gradients(
     targets : array of integers, shape (n_sequences, n_positions)
     at : slice, or array of integers, shape (n_positions,)
         The positions whose next token is predicted.
+    attend : the attention in the blocks, as of :func:`stack_blocks`
     """
-    logits, pull_model = next_token_logits_vjp.unchecked(model.embedding[tokens], model)
+    logits, pull_model = logits_with(model.embedding[tokens], model, attend)
     losses, pull_loss = cross_entropy_vjp.unchecked(logits[:, at], targets)
     to_logits = np.zeros_like(logits)
     (to_logits[:, at],) = pull_loss(np.full_like(losses, 1 / losses.size))

@@ -17,6 +17,7 @@ from refimpl.primitives.normalization import layer_norm_vjp
 from refimpl.primitives.numbers import Array
 
 Kind = Literal["softmax", "linear"]
+Attend = Callable[[Array, MultiHeadAttention], tuple[Array, Callable[[Array], tuple[Array, MultiHeadAttention]]]]
 
 
 class Norm(NamedTuple):
@@ -90,9 +91,31 @@ def transformer_vjp(
     x: Array, blocks: Sequence[Block], causal: bool = True, kind: Kind = "softmax", activation: str = "gelu"
 ) -> tuple[Array, Callable[[Array], tuple[Array, Sequence[Block]]]]:
     """:func:`transformer` and its pullback ``cotangent -> (x, blocks)``."""
+
+    def attend(rows: Array, weights: MultiHeadAttention) -> Any:
+        return multi_head_attention_vjp.unchecked(rows, weights, kind, causal)
+
+    return stack_blocks(x, blocks, attend, activation)
+
+
+def causal_attention(rows: Array, weights: MultiHeadAttention) -> Any:
+    """Causal softmax attention and its pullback ``cotangent -> (rows, weights)``; arguments unchecked."""
+    return multi_head_attention_vjp.unchecked(rows, weights, "softmax", True)
+
+
+def stack_blocks(
+    x: Array, blocks: Sequence[Block], attend: Attend = causal_attention, activation: str = "gelu"
+) -> tuple[Array, Callable[[Array], tuple[Array, Sequence[Block]]]]:
+    """The blocks with any attention in them, and their pullback ``cotangent -> (x, blocks)``; arguments unchecked.
+
+    Parameters
+    ----------
+    x, blocks, activation : as in :func:`transformer`
+    attend : maps rows and a block's attention weights to the attended rows and the pullback to both
+    """
     pulls = []
     for block in blocks:
-        x, pull = _block_vjp(x, block, causal, kind, activation)
+        x, pull = _block_vjp(x, block, attend, activation)
         pulls.append(pull)
 
     def pullback(cotangent: Array) -> tuple[Array, Sequence[Block]]:
@@ -106,10 +129,10 @@ def transformer_vjp(
 
 
 def _block_vjp(
-    x: Array, block: Block, causal: bool, kind: Kind, activation: str
+    x: Array, block: Block, attend: Attend, activation: str
 ) -> tuple[Array, Callable[[Array], tuple[Array, Block]]]:
     rows, pull_attention_norm = optional_norm(x, block.attention_norm)
-    attended, pull_attention = multi_head_attention_vjp.unchecked(rows, block.attention, kind, causal)
+    attended, pull_attention = attend(rows, block.attention)
     x = x + attended
     if block.mlp is not None:
         rows, pull_mlp_norm = optional_norm(x, block.mlp_norm)

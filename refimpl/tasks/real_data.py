@@ -84,14 +84,10 @@ def digit_shots(
     ValueError
         If a size is out of range.
     """
-    from sklearn.datasets import load_digits
-
-    pixels, digits = load_digits(return_X_y=True)
-    n_components = check_integer("n_components", n_components, 1, pixels.shape[1])
-    pixels = pixels - pixels.mean(axis=0)
-    _, directions = np.linalg.eigh(pixels.T @ pixels)
+    components, digits = _digit_components()
+    n_components = check_integer("n_components", n_components, 1, components.shape[1])
     chosen = np.isin(digits, classes)
-    images = pixels[chosen] @ directions[:, ::-1][:, :n_components]
+    images = components[chosen, :n_components]
     images = images / np.linalg.norm(images, axis=1, keepdims=True)
     targets = np.array([list(classes).index(digit) for digit in digits[chosen]])
     n_shots = check_integer("n_shots", n_shots, 1, int(np.bincount(targets).min()) - 1)
@@ -102,6 +98,27 @@ def digit_shots(
     held_out = np.ones((n_draws, len(images)), dtype=bool)
     np.put_along_axis(held_out, rows, False, axis=1)
     return DigitShots(images[rows], targets[rows], images, targets, held_out)
+
+
+@cache
+def _digit_components() -> tuple[Array, Any]:
+    """All images in the basis of their principal directions, the largest first, and the digits that they show."""
+    from sklearn.datasets import load_digits
+
+    pixels, digits = load_digits(return_X_y=True)
+    pixels = pixels - pixels.mean(axis=0)
+    _, directions = np.linalg.eigh(pixels.T @ pixels)
+    components = pixels @ directions[:, ::-1]
+    components.flags.writeable = False
+    return components, digits
+
+
+def descriptions() -> list[str]:
+    """The texts that describe scikit-learn's bundled data sets, about 15,000 characters in all."""
+    from sklearn import datasets
+
+    names = ("iris", "wine", "digits", "breast_cancer", "diabetes", "linnerud")
+    return [getattr(datasets, f"load_{name}")().DESCR for name in names]
 
 
 @cache

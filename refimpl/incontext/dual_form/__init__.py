@@ -23,7 +23,7 @@ $\gamma,\ \eta$                    ``learning_rate, eta``                  numbe
 =================================  ======================================  ============================
 
 The parts: :mod:`.duality` (the identities), :mod:`.softmax` (what they are not), :mod:`.momentum`, :mod:`.finetuning`
-(a head that learns both ways) and :mod:`.metrics` (how alike the two are).
+(a head that learns both ways), :mod:`.trained` (a transformer that does) and :mod:`.metrics` (how alike the two are).
 """
 
 from refimpl.incontext.dual_form.duality import (
@@ -58,11 +58,13 @@ from refimpl.incontext.dual_form.metrics import (
     finetuning_weights,
     in_context_weights,
     kendall_tau,
+    random_update,
     recall_to_finetuning,
     top_k_recall,
 )
 from refimpl.incontext.dual_form.momentum import (
     heavy_ball,
+    momentum_attend,
     momentum_attention,
     momentum_attention_vjp,
     momentum_gradient_descent,
@@ -80,20 +82,35 @@ from refimpl.incontext.dual_form.softmax import (
     small_score_attention,
     softmax_attention_split,
 )
+from refimpl.incontext.dual_form.trained import (
+    Prompts,
+    Records,
+    candidate_logits,
+    candidate_loss_and_gradient,
+    finetune_transformer,
+    record,
+    shot_prompts,
+    shot_training,
+)
 
 __all__ = [
     "Head",
     "Outputs",
+    "Prompts",
+    "Records",
     "ShotTasks",
     "SoftmaxSplit",
     "attention_duality_gap",
     "attention_map_similarity",
     "attention_output_update_similarity",
+    "candidate_logits",
+    "candidate_loss_and_gradient",
     "constructed_head",
     "dual_form",
     "example_weights",
     "explicit_update",
     "finetune_key_value",
+    "finetune_transformer",
     "finetuning_duality_gap",
     "finetuning_weights",
     "full_attention",
@@ -109,6 +126,7 @@ __all__ = [
     "layer_duality_gap",
     "linear_attention",
     "linear_layer_sgd",
+    "momentum_attend",
     "momentum_attention",
     "momentum_attention_vjp",
     "momentum_gradient_descent",
@@ -118,10 +136,14 @@ __all__ = [
     "momentum_sum",
     "momentum_sum_derivative",
     "momentum_sum_vjp",
+    "random_update",
     "recall_to_finetuning",
+    "record",
     "relaxed_attention",
     "relaxed_attention_vjp",
     "sample_shot_tasks",
+    "shot_prompts",
+    "shot_training",
     "small_score_attention",
     "softmax_attention_split",
     "top_k_recall",

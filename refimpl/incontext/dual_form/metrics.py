@@ -101,6 +101,25 @@ def attention_output_update_similarity(
     return per_layer, np.asanyarray(per_layer.mean(axis=-1))
 
 
+def random_update(like: Array, rng: np.random.Generator, centred: bool = True) -> Array:
+    r"""A baseline for :func:`attention_output_update_similarity`: random entries in place of an update.
+
+    Parameters
+    ----------
+    like : array
+        Whose shape and dtype it has.
+    rng : numpy.random.Generator
+    centred : bool
+        Standard Gaussian entries. Those of the authors' code are uniform on $[0,1)$, False here: with their mean of
+        one half they are not at a right angle to an update whose coordinates have a mean $m$, but at a cosine of about
+        $\frac{\sqrt3}2\,m/\sqrt{m^2+s^2}$, $s$ their standard deviation.
+
+    Source: the authors' code of arXiv 2212.10559.
+    """
+    draw = rng.standard_normal if centred else rng.random
+    return np.asanyarray(draw(np.shape(like)).astype(like.dtype))
+
+
 def attention_map_similarity(scores_a: Array, scores_b: Array) -> Array:
     """SimAM: the mean cosine of raw attention scores, over heads, examples and layers.
 

@@ -1,6 +1,7 @@
 """Momentum, of gradients and of values (Section 5)."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from refimpl.primitives.attention import (
 from refimpl.primitives.checks import check_array, check_integer, check_number, check_shapes, checked
 from refimpl.primitives.layers import linear_vjp
 from refimpl.primitives.numbers import Array, transpose
+from refimpl.primitives.transformer import Attend
 
 Gradient = Callable[[Array], Array]
 
@@ -286,3 +288,16 @@ def momentum_multi_head_attention_vjp(
         )
 
     return attended + added, pullback
+
+
+def momentum_attend(eta: Any) -> Attend:
+    """The attention of :func:`momentum_multi_head_attention` for the blocks of a transformer; rows unchecked.
+
+    Raises
+    ------
+    ValueError
+        If `eta` is not in [0, 1).
+
+    Source: arXiv 2212.10559, Section 5.
+    """
+    return partial(momentum_multi_head_attention_vjp.unchecked, eta=check_number("eta", eta, "[0, 1)"))
