@@ -72,4 +72,12 @@ PAPERS = (
         2022,
         "2211.15661",
     ),
+    Paper(
+        "order_sensitivity",
+        "incontext",
+        "Do pretrained Transformers Learn In-Context by Gradient Descent?",
+        "Shen, Mishra, Khashabi",
+        2023,
+        "2310.08540",
+    ),
 )

@@ -43,7 +43,7 @@ def linear(x: Array, weight: Array, bias: Array | None = None) -> Array:
         If shapes do not fit or an entry is not finite.
     """
     # One product of all rows: over batch axes NumPy would multiply small matrices one by one.
-    output = (x.reshape(-1, x.shape[-1]) @ transpose(weight)).reshape(*x.shape[:-1], -1)
+    output = (x.reshape(-1, x.shape[-1]) @ transpose(weight)).reshape(*x.shape[:-1], len(weight))
     if bias is not None:
         output += bias
     return output

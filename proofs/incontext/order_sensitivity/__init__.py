@@ -1,0 +1,5 @@
+"""The claims of *Do pretrained Transformers Learn In-Context by Gradient Descent?*, part by part."""
+
+from proofs.incontext.order_sensitivity import similarity, weights
+
+__all__ = ["similarity", "weights"]
