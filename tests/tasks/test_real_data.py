@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from refimpl.tasks.real_data import diabetes_prompts
+from refimpl.tasks.real_data import descriptions, diabetes_prompts
 
 
 def test_every_prompt_holds_different_standardised_patients() -> None:
@@ -51,3 +51,9 @@ def test_only_the_named_patients_are_drawn_and_each_is_the_query_equally_often()
 def test_bad_patients(patients: list[int]) -> None:
     with pytest.raises(ValueError, match="patients"):
         diabetes_prompts(1, 1, np.random.default_rng(0), patients=np.array(patients))
+
+
+def test_descriptions_are_texts_of_some_length() -> None:
+    texts = descriptions()
+    assert all(len(text) > 500 for text in texts)
+    assert sum(map(len, texts)) > 10_000
