@@ -6,7 +6,7 @@ import io
 import matplotlib
 import numpy as np
 from matplotlib import pyplot
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from proofs.ledger import Figure, Matrix, Series
 
@@ -35,15 +35,16 @@ def svg(figure: Figure) -> str:
     with pyplot.rc_context(_STYLE):
         curves = [part for part in figure.parts if isinstance(part, Series)]
         matrices = [part for part in figure.parts if isinstance(part, Matrix)]
-        columns = max(1, len(matrices) + bool(curves))
-        canvas, axes = pyplot.subplots(
-            1, columns, figsize=(max(6.4, 3.4 * columns), 4.0), layout="constrained", squeeze=False
-        )
-        row = list(axes[0])
+        panels = len(matrices) + bool(curves)
+        columns = panels if panels < 4 else 2  # more beside each other are too small to read
+        rows = -(-panels // columns)
+        canvas = pyplot.figure(figsize=(max(6.4, 3.4 * columns), 4.0 * rows), layout="constrained")
+        axes = [canvas.add_subplot(rows, columns, 1 + index) for index in range(panels)]
         if curves:
-            _curves(row.pop(0), figure, curves)
-        for axis, matrix in zip(row, matrices, strict=True):
-            _matrix(canvas, axis, matrix)
+            _curves(axes.pop(0), figure, curves)
+        signed = any(np.nanmin(matrix.values) < 0 for matrix in matrices)  # of one figure all in the same colours
+        for axis, matrix in zip(axes, matrices, strict=True):
+            _matrix(canvas, axis, matrix, signed)
         text = io.StringIO()
         canvas.savefig(text, format="svg", metadata={"Date": None})
         pyplot.close(canvas)
@@ -70,16 +71,21 @@ def _curves(axis: pyplot.Axes, figure: Figure, curves: list[Series]) -> None:
     axis.set(xlabel=figure.x_label, ylabel=figure.y_label, xscale=figure.x_scale, yscale=figure.y_scale)
     if all(np.all(np.asarray(curve.x, float) % 1 == 0) for curve in curves) and figure.x_scale == "linear":
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    for scale, one in ((figure.x_scale, axis.xaxis), (figure.y_scale, axis.yaxis)):
+        low, high = sorted(one.get_view_interval())
+        if scale == "log" and high < 100 * low:  # powers of ten alone would leave one label or none
+            one.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            one.set_major_formatter("{x:g}")
+            one.set_minor_formatter(NullFormatter())
     if len(curves) > 6:
         axis.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
     elif len(curves) > 1 or curves[0].title:
         axis.legend(fontsize=8, frameon=False)
 
 
-def _matrix(canvas: pyplot.Figure, axis: pyplot.Axes, matrix: Matrix) -> None:
+def _matrix(canvas: pyplot.Figure, axis: pyplot.Axes, matrix: Matrix, signed: bool) -> None:
     values = np.asarray(matrix.values, float)
     largest = float(np.nanmax(np.abs(values))) or 1.0
-    signed = bool(np.nanmin(values) < 0)
     image = axis.imshow(
         values,
         cmap="RdBu_r" if signed else "cividis",
