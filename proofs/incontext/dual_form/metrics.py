@@ -20,7 +20,7 @@ def _of_all_that_finetuning_gets_right(zsl_correct: Any, icl_correct: Any, ft_co
     "dual_form/D10",
     title="Recall to fine-tuning is the accuracy of in-context learning where fine-tuning repairs",
     source="Section 4.2 and Table 2",
-    statement=r"\mathrm{Rec2FTP}\in[0,1],\quad=1\iff(\neg z\wedge f\Rightarrow c),\quad"
+    statement=r"\mathrm{Rec2FTP}\in[0,1],\quad=1\iff(\neg z\wedge f\Rightarrow c),\quad "
     r"c\perp f\mid\neg z\Rightarrow\mathrm{Rec2FTP}=P(c\mid\neg z)",
     method="property",
     scope="all outcomes of up to 3 queries; independence by all product designs with up to 3 of each outcome among the "

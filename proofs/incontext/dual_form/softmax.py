@@ -186,4 +186,5 @@ def relaxed_against_softmax(rng: np.random.Generator) -> Figure:
         x_label="factor of the scores",
         y_label="cosine; ratio of norms",
         x_scale="log",
+        y_scale="log",
     )
