@@ -96,7 +96,7 @@ def tuning_beats_in_context_learning(rng: np.random.Generator, scramble: bool = 
     "context_prompt_tuning/P8",
     title="Both terms of the loss are needed: labels inside the context, and the appended example",
     source="ablation of the loss design",
-    statement=r"\Delta\mathrm{acc}(\text{both terms})>\Delta\mathrm{acc}(\text{appended term alone})>0,\quad"
+    statement=r"\Delta\mathrm{acc}(\text{both terms})>\Delta\mathrm{acc}(\text{appended term alone})>0,\quad "
     r"\Delta\mathrm{acc}(\text{both terms})>\Delta\mathrm{acc}(\text{context labels alone})",
     method="experiment",
     scope=f"{DATA}, radius 0.6; the appended term alone at three times the rate, at which it gains most",
@@ -123,7 +123,7 @@ def context_labels_matter(rng: np.random.Generator, scramble: bool = False) -> E
     "context_prompt_tuning/P9",
     title="Decaying weights beat equal ones, but by their smaller sum, not by their recency",
     source="ablation of the decay",
-    statement=r"\mathrm{acc}_{\gamma=.9}-\mathrm{acc}_{\gamma=1}>0,\quad"
+    statement=r"\mathrm{acc}_{\gamma=.9}-\mathrm{acc}_{\gamma=1}>0,\quad "
     r"\mathrm{acc}_{\gamma=.9}-\mathrm{acc}_{\text{equal weights of the same sum}}\approx0",
     method="experiment",
     scope=f"{DATA}, radius 0.6; equality within 0.002 as a whole interval. The paper credits recency: in this model "

@@ -262,7 +262,7 @@ def radius_zero_is_in_context_learning(rng: np.random.Generator, radius: float =
     "context_prompt_tuning/P6",
     title="Small projected steps never increase the loss, and come to rest at a stationary point",
     source="projected gradient descent (the paper's algorithm in full batch)",
-    statement=r"\eta\le1/L:\quad\mathcal L_{t+1}\le\mathcal L_t-\tfrac1{2\eta}\lVert\delta_{t+1}-\delta_t\rVert^2,\quad"
+    statement=r"\eta\le1/L:\quad\mathcal L_{t+1}\le\mathcal L_t-\tfrac1{2\eta}\lVert\delta_{t+1}-\delta_t\rVert^2,\quad "
     r"\min_{t<T}\lVert\delta_{t+1}-\delta_t\rVert\le\sqrt{2\eta(\mathcal L_0-\mathcal L_T)/T}",
     method="symbolic",
     scope="the lemma for all losses with L-Lipschitz gradient; the kernel model at rate 0.05, radius 0.3, 60 draws of "
@@ -306,7 +306,7 @@ def small_steps_descend(rng: np.random.Generator, learning_rate: float = 0.05) -
     "context_prompt_tuning/P12",
     title="To first order a loss changes by at most the radii times the gradients, and the attack attains it",
     source="the adversarial view, Section 3",
-    statement=r"\lvert\Delta\mathcal L\rvert\le\sum_pr_p\lVert g_p\rVert+O(r^2),\quad"
+    statement=r"\lvert\Delta\mathcal L\rvert\le\sum_pr_p\lVert g_p\rVert+O(r^2),\quad "
     r"\delta_p=-r_p\,g_p/\lVert g_p\rVert\Rightarrow\Delta\mathcal L=-\sum_pr_p\lVert g_p\rVert+O(r^2)",
     method="property",
     scope="the bound is the Cauchy-Schwarz inequality token by token; 40 draws of 12 unit inputs, radii 1e-2 to 1e-4",

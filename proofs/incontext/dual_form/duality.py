@@ -124,7 +124,7 @@ def trained_layer_is_attention(
     "dual_form/D3",
     title="Attention without softmax adds to the zero-shot matrix one of rank at most the number of demonstrations",
     source="Eq. 11 and 12",
-    statement=r"W_V[X';X](W_K[X';X])^\top q=(W_{ZSL}+\Delta W_{ICL})q,\quad"
+    statement=r"W_V[X';X](W_K[X';X])^\top q=(W_{ZSL}+\Delta W_{ICL})q,\quad "
     r"\mathrm{rank}\,\Delta W_{ICL}\le\min(N,d')",
     method="symbolic",
     scope="all sizes; the rank exactly, of 60 integer matrices up to 6 by 6, and attained by one of each size up to 4",
@@ -180,7 +180,7 @@ def finetuning_adds_a_matrix(update: Callable[..., Array] = explicit_update) -> 
     "dual_form/D5",
     title="The implicit update is a gradient step on a bilinear loss everywhere, on squared error at zero only",
     source="implied by Section 3.1",
-    statement=r"-\nabla_W\big(-\sum_iv_i^\top Wk_i\big)=\Delta W_{ICL},\quad"
+    statement=r"-\nabla_W\big(-\sum_iv_i^\top Wk_i\big)=\Delta W_{ICL},\quad "
     r"-\nabla_W\tfrac12\sum_i\|v_i-Wk_i\|^2=\Delta W_{ICL}-W\sum_ik_ik_i^\top",
     method="symbolic",
     scope="all sizes and numbers of demonstrations; that the pullback's matrix is the gradient too: the loss at W + H "
@@ -218,7 +218,7 @@ def _descent(value: Array, key: Array, demos: Array) -> Array:
     "dual_form/D6",
     title="Demonstrations act in any order; their number counts in the implicit update, not in softmax over them alone",
     source="Section 3.1, meta-gradients are summed",
-    statement=r"\Delta W_{ICL}(X'\Pi)=\Delta W_{ICL}(X'),\quad\Delta W_{ICL}([X',X'])=2\Delta W_{ICL}(X'),\quad"
+    statement=r"\Delta W_{ICL}(X'\Pi)=\Delta W_{ICL}(X'),\quad\Delta W_{ICL}([X',X'])=2\Delta W_{ICL}(X'),\quad "
     r"\mathrm{Attn}([X',X'];q)=\mathrm{Attn}(X';q)",
     method="symbolic",
     scope="the update at all sizes: two neighbouring blocks of columns trade places, which generates all orders; "

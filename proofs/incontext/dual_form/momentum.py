@@ -36,7 +36,7 @@ def _common_heavy_ball(gradient: Any, start: Array, learning_rate: Any, eta: Any
     "dual_form/D9",
     title="Momentum is a recursion: of the values, and of the gradients as a heavy ball with a buffer",
     source="Eq. 14 and Section 5",
-    statement=r"m_{t+1}=\eta(m_t+v_t),\quad b\leftarrow\eta(b+\nabla f),\ \Theta\leftarrow\Theta-\gamma b,\quad"
+    statement=r"m_{t+1}=\eta(m_t+v_t),\quad b\leftarrow\eta(b+\nabla f),\ \Theta\leftarrow\Theta-\gamma b,\quad "
     r"\nabla f=g\Rightarrow\Theta_{t+1}-\Theta_t\to-\frac{\gamma\eta}{1-\eta}g",
     method="symbolic",
     scope="all sizes and all gradients (arbitrary blocks); all times by induction: what came before enters a step only "

@@ -49,7 +49,7 @@ def _share_at_zero(value: Array, key: Array, demos: Array, context: Array, query
     "dual_form/D7",
     title="Softmax attention is a mixture of two answers, by a share that depends on the query",
     source="derived from Eq. 10; the exact counterpart of Eq. 11 and 12",
-    statement=r"F_{ICL}(q)=\mu(q)\,\mathrm{Attn}(X;q)+(1-\mu(q))\,\mathrm{Attn}(X';q),\quad"
+    statement=r"F_{ICL}(q)=\mu(q)\,\mathrm{Attn}(X;q)+(1-\mu(q))\,\mathrm{Attn}(X';q),\quad "
     r"\mu=\frac{Z_X}{Z_X+Z_{X'}},\quad F_{ICL}(0)=\bar v\ne0",
     method="symbolic",
     scope="all numbers of tokens: of one demonstration and one context token with arbitrary scores and values, and two "
@@ -110,7 +110,7 @@ def _mean_value(values: Array, keys: Array, query: Array) -> Array:
     "dual_form/D8",
     title="Attention without softmax is no approximation of attention",
     source="Eq. 10 to 11",
-    statement=r"\mathrm{Attn}(tq)=\bar v+\frac{t}{n\sqrt{d'}}\sum_i(v_i-\bar v)k_i^\top q+O(t^2),\quad"
+    statement=r"\mathrm{Attn}(tq)=\bar v+\frac{t}{n\sqrt{d'}}\sum_i(v_i-\bar v)k_i^\top q+O(t^2),\quad "
     r"\mathbb E\cos(\mathrm{relaxed},\mathrm{softmax})<0.9",
     method="statistical",
     scope="the first-order term for 1 to 4 tokens on the code and for any number from the first moments of the "

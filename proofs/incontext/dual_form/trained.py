@@ -150,7 +150,7 @@ def scores_moved_by_finetuning(rng: np.random.Generator, n_parts: int) -> float:
     "dual_form/D13",
     title="Fine-tuning moves attention outputs the way demonstrations do, but not reliably attention maps",
     source="Table 4 (SimAM 0.442 against 0.338 at 1.3B, 0.434 against 0.355 at 2.7B)",
-    statement=r"\text{one token}\Rightarrow m_{FT}=m_{ZSL};\quad"
+    statement=r"\text{one token}\Rightarrow m_{FT}=m_{ZSL};\quad "
     r"\cos(h_{ICL}-h_{ZSL},h_{FT}-h_{ZSL})>\cos(h_{ICL}-h_{ZSL},h_{FT\,shuffled}-h_{ZSL})\text{ in the last layer}",
     method="experiment",
     scope="a 2-layer transformer of width 32 trained here on Gaussian classification tasks, 11 demonstrations, 100 new "
@@ -197,7 +197,7 @@ def _pearson(a: Array, b: Array, variant: Literal["a", "b"] = "a") -> Array:
     "dual_form/D14",
     title="What weighs most in the context weighs most in fine-tuning; the softmax before the ranks changes nothing",
     source="Table 5 (Kendall 0.193 and 0.214 against random 0.00)",
-    statement=r"\tau(m_{ICL},m_{FT})>0,\quad\tau(\mathrm{softmax}(s),b)=\tau(s,b),\quad"
+    statement=r"\tau(m_{ICL},m_{FT})>0,\quad\tau(\mathrm{softmax}(s),b)=\tau(s,b),\quad "
     r"\tau_a=\tau_b\text{ without ties}",
     method="experiment",
     scope="the property on 200 pairs of rankings of 2 to 30 items, and on two with ties; the experiment on the model, "

@@ -76,7 +76,7 @@ def with_output_factor(factor: Any) -> Construct:
     "learning_algorithms/K1",
     title="Three GeLU units multiply, and their error is quartic",
     source="Lemma 4",
-    statement=r"\sqrt{\pi/2}\,\big(g(u+v)-g(u)-g(v)\big)=uv+\tfrac1{12}\big(u^4+v^4-(u+v)^4\big)+O(6),\quad"
+    statement=r"\sqrt{\pi/2}\,\big(g(u+v)-g(u)-g(v)\big)=uv+\tfrac1{12}\big(u^4+v^4-(u+v)^4\big)+O(6),\quad "
     r"-\tfrac{(u+v)^4}{12}\le\text{remainder}\le\tfrac{u^4+v^4}{12}",
     method="symbolic",
     scope="all u and v: the layer's expansion in epsilon up to order 3, for both forms of GeLU (the tanh form has "
@@ -358,7 +358,7 @@ def without_the_third_pad(*arguments: Any, **named: Any) -> LayerParams:
     "learning_algorithms/K4",
     title="Each of mov, mul, div and aff is one transformer layer",
     source="Lemma 1, Appendix C",
-    statement=r"\text{mov: error}\le2e^{-N}(T+1)\max|h|;\quad\text{aff: none};\quad"
+    statement=r"\text{mov: error}\le2e^{-N}(T+1)\max|h|;\quad\text{aff: none};\quad "
     r"\text{mul: }\le\tfrac43b\,\epsilon^2\max|h|^4;\quad\text{div writes }h_r\big/\sqrt{c^2+q/2N^2}",
     method="symbolic",
     scope="mov in the limit of large N for all sizes of rows (blocks), at up to four columns; aff for all sizes "

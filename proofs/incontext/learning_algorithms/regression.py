@@ -249,7 +249,7 @@ def of_the_covariance(difference: Array, covariance: Array) -> Any:
     title="For linear algorithms the two metrics agree on standard normal queries, and differ by the covariance "
     "otherwise",
     source="Section 4.1",
-    statement=r"\mathbb E_{x'}\mathrm{SPD}=\Delta^\top\Sigma\,\Delta,\quad\mathrm{ILWD}=\lVert\Delta\rVert^2,\quad"
+    statement=r"\mathbb E_{x'}\mathrm{SPD}=\Delta^\top\Sigma\,\Delta,\quad\mathrm{ILWD}=\lVert\Delta\rVert^2,\quad "
     r"\Delta=\hat w_{A_1}-\hat w_{A_2}",
     method="symbolic",
     scope="SPD on every three probes of 2 inputs is the quadratic form of their second moments; over Gaussian probes "

@@ -102,7 +102,7 @@ SCALE = (
     title="A learner trained without noise agrees with least squares, not with ridge(0.1), gradient descent or "
     "neighbours",
     source="Figure 1",
-    statement=r"\tfrac1d\mathrm{SPD}(T_\theta,\mathrm{OLS})<0.01,\quad"
+    statement=r"\tfrac1d\mathrm{SPD}(T_\theta,\mathrm{OLS})<0.01,\quad "
     r"\mathrm{MSPD}(T_\theta,\mathrm{OLS})<\mathrm{MSPD}(T_\theta,A)\text{ and }"
     r"\mathrm{SPD}(T_\theta,\mathrm{OLS})<\mathrm{SPD}(T_\theta,A)",
     method="experiment",

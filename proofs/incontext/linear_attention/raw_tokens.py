@@ -97,8 +97,8 @@ def linear_errors(rng: np.random.Generator, tasks: RegressionTasks, encoding: fl
     "linear_attention/LA28",
     title="On raw sequences two trained layers reach one gradient step, and the first learns to copy before",
     source="Section 4, Figure 5",
-    statement=r"\mathcal L(\theta)\le1.05\,\mathcal L(\mathrm{GD}_{\eta^*}),\quad"
-    r"\mathcal L(\text{first layer linear})\ge1.2\,\mathcal L(\mathrm{GD}_{\eta^*});\quad"
+    statement=r"\mathcal L(\theta)\le1.05\,\mathcal L(\mathrm{GD}_{\eta^*}),\quad "
+    r"\mathcal L(\text{first layer linear})\ge1.2\,\mathcal L(\mathrm{GD}_{\eta^*});\quad "
     r"\big\|\partial e^{(1)}_j/\partial e_{j+1}\big\|\text{ grows before the loss drops}",
     method="experiment",
     scope="10 inputs, 10 context points, 21 raw tokens with sinusoidal places of size 10; a softmax and a linear head; "

@@ -72,7 +72,7 @@ def trained_on_synthetic_tasks(rng: np.random.Generator) -> LinearAttentionWeigh
     "linear_attention/LA33",
     title="On real patients a layer trained on synthetic tasks is a gradient step, one trained on patients beats ridge",
     source="ours; Section 3 asks how trained layers transfer",
-    statement=r"\mathcal L(\theta_{\mathrm{synthetic}})\in[0.95,1.05]\,\mathcal L(\mathrm{GD});\quad"
+    statement=r"\mathcal L(\theta_{\mathrm{synthetic}})\in[0.95,1.05]\,\mathcal L(\mathrm{GD});\quad "
     r"\mathcal L(\theta_{\mathrm{real}})<\mathcal L(\mathrm{ridge})<\mathcal L(\mathrm{GD})<\mathcal L(0)",
     method="experiment",
     scope="scikit-learn's diabetes data: 10 standardised features, 20 patients in the context, the targets of a prompt "

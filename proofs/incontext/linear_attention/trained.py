@@ -61,7 +61,7 @@ def respond(layer: LinearAttentionWeights, tasks: RegressionTasks) -> Response:
     "linear_attention/LA14",
     title="A trained layer reaches the loss of one gradient step and aligns with it",
     source="Section 3, Figure 2",
-    statement=r"\mathcal L(\theta)\le1.01\,\mathcal L(\mathrm{GD}_{\eta^*}),\quad"
+    statement=r"\mathcal L(\theta)\le1.01\,\mathcal L(\mathrm{GD}_{\eta^*}),\quad "
     r"\cos\big(\tfrac{\partial\hat y_\theta}{\partial x_q},\tfrac{\partial\hat y_{GD}}{\partial x_q}\big)\ge0.995",
     method="experiment",
     scope="10 inputs and 10 context points, 3 runs; 6 inputs and 12 context points, 1 run; the worst run, on 10000 "
@@ -101,7 +101,7 @@ def trained_layer_is_a_gradient_step(
     "linear_attention/LA15",
     title="Rescaled, the weights of a trained layer are those of the construction, and so is every layer between",
     source="Appendices A.3 and A.4, Figure 9",
-    statement=r"A/\beta\approx\begin{pmatrix}I&0\\0&0\end{pmatrix},\quad"
+    statement=r"A/\beta\approx\begin{pmatrix}I&0\\0&0\end{pmatrix},\quad "
     r"\beta B_{y,:}\approx(0,\dots,0,-\eta^*/N),\qquad \mathcal L(\tfrac{\theta+\theta_{GD}}2)\le\mathcal L(\theta)",
     method="experiment",
     scope="3 runs of LA14 at 10 inputs and 10 context points, the worst of each; interpolated losses on 10000 tasks",
@@ -157,8 +157,8 @@ def best_rate_at(inputs: float) -> float:
     "linear_attention/LA16",
     title="Out of distribution a trained layer degrades as gradient descent with its learning rate does",
     source="Section 3, Figures 2 (right) and 6",
-    statement=r"\mathcal L_{\alpha x}(\eta)=\alpha^2\mathcal L_x(\alpha^2\eta),\quad"
-    r"\mathcal L_{\alpha W}=\alpha^2\mathcal L_W;\qquad"
+    statement=r"\mathcal L_{\alpha x}(\eta)=\alpha^2\mathcal L_x(\alpha^2\eta),\quad "
+    r"\mathcal L_{\alpha W}=\alpha^2\mathcal L_W;\qquad "
     r"\mathcal L_\alpha(\theta)/\mathcal L_\alpha(\mathrm{GD}_{\eta^*})\in[0.95,1.05]",
     method="experiment",
     scope="the two laws of gradient descent's loss: all sizes, rates, moments and scales. The trained layer: "

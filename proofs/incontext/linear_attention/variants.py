@@ -78,7 +78,7 @@ def softmax_heads(seed: int, n_heads: int, index: int) -> LinearAttentionWeights
     "linear_attention/LA23",
     title="One softmax head stays far from gradient descent, two come close to it",
     source="Appendix A.9, Figures 11 and 12",
-    statement=r"\mathcal L(1\text{ head})\ge1.3\,\mathcal L(\mathrm{GD}),\quad"
+    statement=r"\mathcal L(1\text{ head})\ge1.3\,\mathcal L(\mathrm{GD}),\quad "
     r"\mathcal L(2\text{ heads})\le1.07\,\mathcal L(\mathrm{GD})",
     method="experiment",
     scope="10 inputs and 10 context points; 3 runs each of 3000 Adam steps on batches of 512; the best run with "
@@ -179,7 +179,7 @@ def plain_errors(seed: int, index: int, tasks: RegressionTasks) -> Array:
     title="Two linear heads train faster and more evenly than one; layer normalisation hurts",
     source="Appendix A.11, Figure 15; Appendix A.9, Figure 14",
     statement=r"\Pr[T_2<T_1]>\tfrac12;\quad\text{plateau at }\tfrac12\mu_2N_x-\tfrac1{N_x}"
-    r"\big(\tfrac12\mu_2N_x-\mathcal L(\mathrm{GD})\big);\quad"
+    r"\big(\tfrac12\mu_2N_x-\mathcal L(\mathrm{GD})\big);\quad "
     r"\mathcal L(\text{LayerNorm})\ge1.1\,\mathcal L(\mathrm{GD})",
     method="experiment",
     scope="10 inputs and 10 context points. Heads: 150 pairs of runs of at most 800 Adam steps at rate 0.001 on "

@@ -48,7 +48,7 @@ def keys_off(n_inputs: int, n_outputs: int, *arguments: Any) -> LinearAttentionW
     "order_sensitivity/O1",
     title="The constructed layer predicts what one step of gradient descent does",
     source="Section 2 (Hypothesis 2: there are such weights)",
-    statement=r"[x;-W_0x]\to[x;-(W_0+\Delta W)x],\quad[x;0]\to[x;-\Delta Wx],\quad"
+    statement=r"[x;-W_0x]\to[x;-(W_0+\Delta W)x],\quad[x;0]\to[x;-\Delta Wx],\quad "
     r"\Delta W=-\tfrac\eta N\sum_j(W_0x_j-y_j)x_j^\top",
     method="symbolic",
     scope="all numbers of inputs, outputs and demonstrations, all initial weights (blocks); again by entries at 2 "
@@ -147,7 +147,7 @@ def constructed_matrix(rng: np.random.Generator) -> Array:
     "order_sensitivity/O3",
     title="Dense Gaussian weights are far less sparse than the construction, at every threshold",
     source="Section 3.2, Figure 2",
-    statement=r"\mathrm{sp}=\operatorname{erf}\tfrac1{\sqrt2\,\sigma\delta}\ \text{(absolute)},\quad"
+    statement=r"\mathrm{sp}=\operatorname{erf}\tfrac1{\sqrt2\,\sigma\delta}\ \text{(absolute)},\quad "
     r"\operatorname{erf}\tfrac{m}{\sqrt2\,\sigma\delta}\big/\operatorname{erf}\tfrac{m}{\sqrt2\,\sigma}\ "
     r"\text{(relative, largest entry }m)",
     method="statistical",
@@ -207,7 +207,7 @@ def layers_and_bases(draw: st.DrawFn) -> dict[str, Any]:
     "order_sensitivity/O4",
     title="Sparsity depends on the basis: dense weights do exactly what the sparse construction does",
     source="Section 3.2 (limits it; derived)",
-    statement=r"W_K\to S^{-\top}W_KR^{-1},\ W_Q\to SW_QR^{-1},\ W_V\to TW_VR^{-1},\ P\to RPT^{-1}:\quad"
+    statement=r"W_K\to S^{-\top}W_KR^{-1},\ W_Q\to SW_QR^{-1},\ W_V\to TW_VR^{-1},\ P\to RPT^{-1}:\quad "
     r"f'(Re)=R\,f(e)",
     method="symbolic",
     scope="all weights, all sizes, any invertible R, S, T (blocks); 100 constructed layers, 3 to 16 token dimensions, "
@@ -283,7 +283,7 @@ def with_noise(weights: LinearAttentionWeights) -> LinearAttentionWeights:
     "order_sensitivity/O5",
     title="Low rank survives every change of basis",
     source="Section 3.2 (what remains of it; derived)",
-    statement=r"\operatorname{rank}W_K^\top W_Q=n_x<D,\quad\operatorname{rank}PW_V=n_y,\quad"
+    statement=r"\operatorname{rank}W_K^\top W_Q=n_x<D,\quad\operatorname{rank}PW_V=n_y,\quad "
     r"A\to R^{-\top}AR^{-1},\ B\to RBR^{-1}",
     method="symbolic",
     scope="all sizes (blocks): the products are multiplied by invertible factors, and PW_V has inner dimension n_y "

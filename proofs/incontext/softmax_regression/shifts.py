@@ -49,7 +49,7 @@ def vector(name: str) -> Array:
     "softmax_regression/S8",
     title="Moving has the residual that staying has with the shifted target, which keeps its sum but not its sign",
     source="Definition of the shifted target; linear regression before it",
-    statement=r"f_{t+1}-b=f_t-\tilde b,\quad\langle\tilde b,\mathbf 1\rangle=\langle b,\mathbf 1\rangle,\quad"
+    statement=r"f_{t+1}-b=f_t-\tilde b,\quad\langle\tilde b,\mathbf 1\rangle=\langle b,\mathbf 1\rangle,\quad "
     r"\tilde b_T=b-(f_T-f_0),\quad A(x+\Delta x)-b=Ax-(b-A\,\Delta x)",
     method="symbolic",
     scope="all n, d and numbers of shifts (blocks, induction); and 1000 random problems with targets on few of 25 "
@@ -117,7 +117,7 @@ def spectral_norm(matrices: Array) -> Array:
     title="One step of gradient descent shifts the target by at most half the data's norm times the step",
     source="Main theorem, part 1, for the step of gradient descent",
     statement=r"\lVert\tilde b-b\rVert\le\tfrac12\eta\lVert A\rVert\lVert\nabla L\rVert"
-    r"\le\tfrac12\eta\lVert A\rVert^2\lVert J\rVert\lVert c\rVert,\quad"
+    r"\le\tfrac12\eta\lVert A\rVert^2\lVert J\rVert\lVert c\rVert,\quad "
     r"\lVert\tilde b_T-b\rVert\le\min\big(\sqrt2,\tfrac12\lVert A\rVert\textstyle\sum_t\lVert x_{t+1}-x_t\rVert"
     r"\big)",
     method="property",
@@ -216,7 +216,7 @@ def descent_decreases_the_loss(
     "softmax_regression/S13",
     title="Every weight shift is exactly a data shift, and the least one is known",
     source="The closeness of the two shifts, made an equality",
-    statement=r"f\big(A+A\,\Delta x\,x^\top/\lVert x\rVert^2,\,x\big)=f(A,x+\Delta x),\quad"
+    statement=r"f\big(A+A\,\Delta x\,x^\top/\lVert x\rVert^2,\,x\big)=f(A,x+\Delta x),\quad "
     r"\lVert\Delta A\rVert_F=\lVert A\,\Delta x\rVert/\lVert x\rVert\text{, the least of all such }\Delta A",
     method="symbolic",
     scope="all n, all d: the logits, on which alone f depends, at d = 2, for no more than 2 columns meet in a term, "
