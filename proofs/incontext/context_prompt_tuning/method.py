@@ -262,7 +262,7 @@ def radius_zero_is_in_context_learning(rng: np.random.Generator, radius: float =
     "context_prompt_tuning/P6",
     title="Small projected steps never increase the loss, and come to rest at a stationary point",
     source="projected gradient descent (the paper's algorithm in full batch)",
-    statement=r"\eta\le1/L:\quad\mathcal L_{t+1}\le\mathcal L_t-\tfrac1{2\eta}\lVert\delta_{t+1}-\delta_t\rVert^2,\quad "
+    statement=r"\eta\le1/L:\quad\mathcal L_{t+1}\le\mathcal L_t-\tfrac1{2\eta}\lVert\delta_{t+1}-\delta_t\rVert^2,\ "
     r"\min_{t<T}\lVert\delta_{t+1}-\delta_t\rVert\le\sqrt{2\eta(\mathcal L_0-\mathcal L_T)/T}",
     method="symbolic",
     scope="the lemma for all losses with L-Lipschitz gradient; the kernel model at rate 0.05, radius 0.3, 60 draws of "
