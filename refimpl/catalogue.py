@@ -80,4 +80,12 @@ PAPERS = (
         2023,
         "2310.08540",
     ),
+    Paper(
+        "high_dimensional",
+        "dynamics",
+        "High-dimensional dynamics of generalization error in neural networks",
+        "Advani, Saxe",
+        2017,
+        "1710.03667",
+    ),
 )

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from refimpl.primitives.checks import check_integer, check_number
-from refimpl.primitives.numbers import Array
+from refimpl.primitives.checks import check_array, check_integer, check_number
+from refimpl.primitives.numbers import Array, constant, is_symbolic, sqrt
 
 
 class Quadrature(NamedTuple):
@@ -54,14 +54,16 @@ def marchenko_pastur_density(eigenvalues: Any, ratio: float, variance: float = 1
     Source: Marchenko and Pastur (1967).
     """
     low, high = marchenko_pastur_edges(ratio, variance)
-    eigenvalues = np.asarray(eigenvalues, float)
+    eigenvalues = check_array("eigenvalues", eigenvalues)
     inside = (eigenvalues > low) & (eigenvalues < high)
-    safe = np.where(inside, eigenvalues, 1.0)
-    root = np.sqrt(np.maximum((high - safe) * (safe - low), 0.0))
-    return np.where(inside, root / (2 * np.pi * ratio * variance * safe), 0.0)
+    safe = np.where(inside, eigenvalues, 1)
+    root = np.sqrt(np.maximum((high - safe) * (safe - low), 0))
+    return np.where(inside, root / (2 * constant("pi", eigenvalues) * ratio * variance * safe), 0)
 
 
-def marchenko_pastur_quadrature(ratio: float, variance: float = 1.0, n_nodes: int = 400) -> Quadrature:
+def marchenko_pastur_quadrature(
+    ratio: float, variance: float = 1.0, n_nodes: int = 400, dtype: Any = np.float64
+) -> Quadrature:
     r"""A quadrature for the law: with $\lambda$ as the cosine of an angle the density is smooth and periodic.
 
     The midpoint rule then converges exponentially, at ratio 1 (where the density diverges at 0) too.
@@ -70,6 +72,8 @@ def marchenko_pastur_quadrature(ratio: float, variance: float = 1.0, n_nodes: in
     ----------
     ratio, variance : numbers > 0
     n_nodes : int >= 1
+    dtype : floating-point dtype
+        Of nodes and weights, which are computed in float64 at least.
 
     Raises
     ------
@@ -77,11 +81,14 @@ def marchenko_pastur_quadrature(ratio: float, variance: float = 1.0, n_nodes: in
         If a parameter is out of range.
     """
     low, high = marchenko_pastur_edges(ratio, variance)
-    angle = (np.arange(check_integer("n_nodes", n_nodes, 1)) + 0.5) * (np.pi / n_nodes)
-    half = (high - low) / 2
-    nodes = (low + high) / 2 - half * np.cos(angle)
-    weights = (half * np.sin(angle)) ** 2 / (2 * np.pi * ratio * variance * nodes) * (np.pi / n_nodes)
-    return Quadrature(nodes, weights, max(0.0, 1 - 1 / ratio))
+    like = np.zeros((), dtype=np.result_type(dtype, np.float64))
+    half_angle = (2 * np.arange(check_integer("n_nodes", n_nodes, 1), dtype=like.dtype) + 1) * (
+        constant("pi", like) / (4 * n_nodes)
+    )
+    # From the lower edge up, so that at ratio 1, where it is 0, the smallest nodes keep their digits.
+    nodes = low + (high - low) * np.sin(half_angle) ** 2
+    weights = ((high - low) * np.sin(2 * half_angle)) ** 2 / (8 * ratio * variance * n_nodes * nodes)
+    return Quadrature(nodes.astype(dtype), weights.astype(dtype), max(0.0, 1 - 1 / ratio))
 
 
 def marchenko_pastur_resolvent(shift: Any, ratio: float, variance: float = 1.0) -> Array:
@@ -91,8 +98,8 @@ def marchenko_pastur_resolvent(shift: Any, ratio: float, variance: float = 1.0) 
 
     Parameters
     ----------
-    shift : array of numbers > 0
-    ratio, variance : numbers > 0
+    shift : array of numbers > 0, or of symbols
+    ratio, variance : numbers > 0, or symbols
 
     Raises
     ------
@@ -103,10 +110,15 @@ def marchenko_pastur_resolvent(shift: Any, ratio: float, variance: float = 1.0) 
     """
     ratio = check_number("ratio", ratio, "(0, inf)")
     variance = check_number("variance", variance, "(0, inf)")
-    shift = np.asarray(shift, float)
+    shift = check_array("shift", shift)
+    if is_symbolic(shift):
+        linear = shift + variance * (1 - ratio)
+        return np.asanyarray((sqrt(linear**2 + 4 * ratio * variance * shift) - linear) / (2 * ratio * variance * shift))
     if not np.all(shift > 0):
         raise ValueError(f"shift: expected positive numbers, got {shift.min()}")
     linear = shift + variance * (1 - ratio)
     root = np.sqrt(linear**2 + 4 * ratio * variance * shift)
     # The form without cancellation: the other one subtracts nearly equal numbers where linear > 0.
-    return np.where(linear > 0, 2 / (linear + root), (root - linear) / (2 * ratio * variance * shift))
+    return np.where(
+        linear > 0, 2 / np.where(linear > 0, linear + root, 1), (root - linear) / (2 * ratio * variance * shift)
+    )

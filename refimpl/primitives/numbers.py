@@ -60,6 +60,12 @@ def log1p(x: Any) -> Array:
     return log(1 + x) if x.dtype == object else np.asanyarray(np.log1p(x))
 
 
+def expm1(x: Any) -> Array:
+    """Elementwise exp(x) - 1, accurate near 0, same shape and dtype as `x`."""
+    x = np.asanyarray(x)
+    return np.asanyarray(exp(x) - 1 if x.dtype == object else np.expm1(x))
+
+
 def sqrt(x: Any) -> Array:
     """Elementwise square root, same shape and dtype as `x`."""
     return _elementwise(x, np.sqrt, "sqrt")

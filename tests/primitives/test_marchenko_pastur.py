@@ -50,6 +50,20 @@ def test_a_sampled_spectrum_follows_the_law() -> None:
         assert np.mean(eigenvalues < level) == pytest.approx(weights[nodes < level].sum(), abs=5 / p)
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.longdouble])
+def test_dtype_is_kept(dtype: type) -> None:
+    nodes, weights, _ = marchenko_pastur_quadrature(1.7, 1.0, 50, dtype)
+    outputs = (nodes, weights, marchenko_pastur_density(nodes, 1.7), marchenko_pastur_resolvent(nodes, 1.7))
+    assert {output.dtype for output in outputs} == {np.dtype(dtype)}
+
+
+def test_the_smallest_nodes_keep_their_digits() -> None:
+    """At ratio 1 the law starts at 0, and times of a million ask for eigenvalues of a millionth."""
+    nodes = marchenko_pastur_quadrature(1.0, 1.0, 10**5)[0]
+    exact = marchenko_pastur_quadrature(1.0, 1.0, 10**5, np.longdouble)[0]
+    assert float(np.max(np.abs(nodes / exact - 1))) < 8 * np.finfo(float).eps
+
+
 def test_bad_input() -> None:
     for call, message in (
         (lambda: marchenko_pastur_edges(0.0), "ratio"),

@@ -15,6 +15,7 @@ ELEMENTWISE: dict[str, tuple[Callable[[Any], Any], Callable[[Any], Any]]] = {
     "exp": (numbers.exp, sympy.exp),
     "log": (numbers.log, sympy.log),
     "log1p": (numbers.log1p, lambda x: sympy.log(1 + x)),
+    "expm1": (numbers.expm1, lambda x: sympy.exp(x) - 1),
     "sqrt": (numbers.sqrt, sympy.sqrt),
     "tanh": (numbers.tanh, sympy.tanh),
     "sin": (numbers.sin, sympy.sin),
