@@ -229,6 +229,11 @@ class FigureDeclaration:
         return self.function(np.random.default_rng([seed, zlib.crc32(self.id.encode())]))
 
 
+def run_seed(rng: np.random.Generator) -> int:
+    """The seed of the whole run, which the generators of all its claims and figures have in common."""
+    return int(np.atleast_1d(rng.bit_generator.seed_seq.entropy)[0])  # type: ignore[attr-defined]
+
+
 _CLAIMS: dict[str, Claim] = {}
 _FIGURES: dict[str, FigureDeclaration] = {}
 _Function = TypeVar("_Function", bound=Callable[..., Any])

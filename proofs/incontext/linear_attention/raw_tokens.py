@@ -5,8 +5,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from proofs.incontext.linear_attention.runs import BEST_RATE, HALF_WIDTH, SIZE, errors, fresh_tasks, run_seed
-from proofs.ledger import Control, Evidence, Figure, Series, at_least, at_most, claim, figure
+from proofs.incontext.linear_attention.runs import BEST_RATE, HALF_WIDTH, SIZE, errors, fresh_tasks
+from proofs.ledger import Control, Evidence, Figure, Series, at_least, at_most, claim, figure, run_seed
 from proofs.statistics import lies_below, mean_interval
 from refimpl.incontext.linear_attention import (
     CopySensitivity,

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from proofs.ledger import run_seed
 from refimpl.incontext.linear_attention import (
     LinearAttentionWeights,
     MetaTraining,
@@ -32,11 +33,6 @@ class Run(NamedTuple):
     layers: list[LinearAttentionWeights]
     losses: Array
     attempts: int
-
-
-def run_seed(rng: np.random.Generator) -> int:
-    """The seed of the whole run, which a claim's generator has in common with all others'."""
-    return int(np.atleast_1d(rng.bit_generator.seed_seq.entropy)[0])  # type: ignore[attr-defined]
 
 
 def trained(rng: np.random.Generator, settings: MetaTraining, index: int = 0) -> Run:

@@ -5,8 +5,7 @@ from functools import cache
 
 import numpy as np
 
-from proofs.incontext.linear_attention.runs import run_seed
-from proofs.ledger import Control, Evidence, Figure, Series, at_most, claim, figure, within
+from proofs.ledger import Control, Evidence, Figure, Series, at_most, claim, figure, run_seed, within
 from refimpl.incontext.linear_attention import (
     Prompts,
     SineControl,

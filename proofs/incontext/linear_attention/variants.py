@@ -12,9 +12,8 @@ from proofs.incontext.linear_attention.runs import (
     SIZE,
     errors,
     fresh_tasks,
-    run_seed,
 )
-from proofs.ledger import Control, Evidence, at_least, at_most, claim, within
+from proofs.ledger import Control, Evidence, at_least, at_most, claim, run_seed, within
 from proofs.statistics import lies_above, lies_below, mean_interval, proportion_interval
 from refimpl.incontext.linear_attention import (
     LinearAttentionWeights,
