@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import sympy
 
-from proofs.ledger import Control, Evidence, at_most, claim
+from proofs.ledger import Control, Evidence, Figure, Series, at_most, claim, figure
 from proofs.symbolic import block, blocks, induction, sum_is, vanishes
 from refimpl.incontext.dual_form import heavy_ball, momentum_gradient_descent, momentum_kernel, momentum_sum
 from refimpl.primitives.numbers import Array
@@ -79,3 +79,20 @@ def momentum_is_a_recursion(
     # 0.9^398 < 10^-18; a difference of two points of size 110 is off by 400 roundoffs of theirs at most.
     bound = 400 * 110 * float(np.finfo(np.float64).eps)
     return sums & balls & constant & at_most(abs(float(points[-1][0] - points[-2][0]) - limit), bound, "step at last")
+
+
+@figure(
+    "dual_form/F5",
+    title="How long a value is remembered",
+    caption="Weight of a value in the momentum of later tokens against how many tokens ago it came, for the decays of "
+    "the grid. The current value has none; at 0.1 little is left after two tokens, at 0.5 after seven.",
+    answers_to="Section 5",
+)
+def kernel_of_momentum(rng: np.random.Generator) -> Figure:
+    ages = list(range(13))
+    kernels = {eta: momentum_kernel(13, eta, np.ones(1))[0].tolist() for eta in (0.1, 0.3, 0.5)}
+    return Figure(
+        tuple(Series(f"eta = {eta}", ages, weights, "points") for eta, weights in kernels.items()),
+        x_label="tokens ago",
+        y_label="weight",
+    )
