@@ -96,14 +96,14 @@ class Case:
 
     @cached_property
     def _expected(self) -> Expected:
-        return expect(outputs_of(self.spec.reference), self.drawn, self.dtype, np.random.default_rng(self.seed))
+        return expect(outputs_of(self.spec.reference), self.drawn, self.dtype, self.seed)
 
     @cached_property
     def _gradients(self) -> tuple[GradientCall, Expected]:
         if self.spec.vjp is None:
             raise ValueError(f"{self.spec.name}: has no gradient to compare with")
         call = GradientCall(self.spec, self._expected, np.random.default_rng(self.seed))
-        return call, expect(call.gradients, self.drawn, self.dtype, np.random.default_rng(self.seed))
+        return call, expect(call.gradients, self.drawn, self.dtype, self.seed, others=call.others)
 
     def _judge(self, tree: Any, prefix: str, expected: Expected) -> None:
         with np.errstate(all="ignore"):
@@ -180,7 +180,7 @@ def load_case(path: str | pathlib.Path, framework: str | None = None) -> Case:
         If the file is not such a file.
     """
     try:
-        with np.load(path, allow_pickle=False) as stored:
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as stored:
             arrays = {name: stored[name] for name in stored.files}
         description = parse_json(str(arrays.pop(_DESCRIPTION)))
         arguments = unflatten(description["structure"], arrays)

@@ -16,7 +16,7 @@ from refimpl.oracle.report import Report
 from refimpl.oracle.spec import Arguments, Relation, Spec, examples, find_spec, smallest_example
 from refimpl.primitives.checks import check_integer, check_number
 
-FAILURES_TO_DIAGNOSE = 12
+ENOUGH = 12  # inputs that fail: more say nothing new
 
 
 def compare(
@@ -43,7 +43,7 @@ def compare(
     framework : ``jax`` or ``torch``; NumPy arrays otherwise.
     gradients : judge the candidate's derivative too, where the spec has a pullback.
     vjp : a NumPy candidate's own ``(**arguments) -> (output, pullback)``.
-    max_examples : how many inputs to draw.
+    max_examples : how many inputs to draw; the search ends early when a dozen have failed.
     factor : how many times the reference's own error the candidate's may be.
     seed : of the inputs; fresh if None (the report names it).
     save : where to write the smallest failing input, ``.npz``.
@@ -65,6 +65,7 @@ def compare(
     failed: list[Finding] = []
     failures: list[diagnosis.Failure] = []
     drawn = examples(spec, max_examples, seed)
+    n_failing = 0
     for index, arguments in enumerate(drawn):
         # One relation an input, in turn: all of them would cost more than everything else.
         judged = judge(arguments, spec.relations[index % len(spec.relations) :][:1] if spec.relations else ())
@@ -76,13 +77,16 @@ def compare(
         report.count(judged.comparisons)
         failed += judged.findings
         failures += judged.failures
+        n_failing += bool(judged.findings)
         if progress:
             progress(index + 1, len(drawn))
+        if n_failing == ENOUGH:
+            break
     if not failed:
         return report
     report.findings = _one_of_each(judge, spec, failed, max_examples)
     report.diagnoses = diagnosis.diagnose(
-        _of_one_kind(failures)[:FAILURES_TO_DIAGNOSE],
+        _of_one_kind(failures),
         {key: outputs_of(wrong) for key, wrong in spec.mistakes.items()},
     )
     report.case = Case(spec, dtype, report.findings[0].arguments, framework, factor, seed)
@@ -105,6 +109,8 @@ def _one_of_each(judge: Judge, spec: Spec, failed: list[Finding], max_examples: 
         first.setdefault((finding.kind, finding.quantity), finding)
     leading, *others = first.values()
     relations: list[Relation] = [one for one in spec.relations if one.name == leading.relation]
+    about_gradients = "gradient" in leading.quantity or leading.message.startswith("differentiated")
+    judge = Judge(judge.candidate, spec, judge.dtype, judge.adapter, about_gradients, judge.factor, judge.seed)
 
     def same(arguments: Arguments) -> list[Finding]:
         found = judge(arguments, relations).findings

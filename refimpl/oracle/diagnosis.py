@@ -1,8 +1,8 @@
 """Why a candidate is wrong: which usual mistake reproduces its output.
 
 Each hypothesis predicts what the candidate would return if it made one mistake. A diagnosis is a hypothesis whose
-prediction meets the candidate's output, to the bound that the right output would have to meet, on *every* failing input
-where it predicts anything. So its evidence is predictions that came true.
+prediction meets the candidate's output, to the bound that the right output would have to meet or to a thousandth of the
+candidate's error, on *every* failing input where it predicts anything. So its evidence is predictions that came true.
 """
 
 from collections.abc import Callable, Iterator
@@ -17,6 +17,7 @@ from refimpl.oracle.structure import named_leaves
 from refimpl.primitives.numbers import Array
 from refimpl.primitives.trees import tree_map
 
+UNEXPLAINED = 1e-3  # of the candidate's error: what a mistake that explains it may leave over
 FEWEST = 3  # failing inputs: on one or two, some simple constant always fits
 
 
@@ -73,6 +74,8 @@ def diagnose(failures: list[Failure], mistakes: dict[Key, Callable[..., Any]]) -
 
 # More specific kinds first: an explanation by one argument says more than a factor that happens to fit.
 _PRIORITY = [
+    "missing gradient",
+    "swapped gradients",
     "mask",
     "off by one",
     "missing term",
@@ -81,8 +84,6 @@ _PRIORITY = [
     "transposition",
     "axis",
     "swapped arguments",
-    "missing gradient",
-    "swapped gradients",
     "sign",
     "constant factor",
 ]
@@ -105,10 +106,11 @@ def _meets(failure: Failure, predicted: dict[str, Array]) -> bool:
         value = predicted.get(name)
         if value is None or np.shape(value) != given.shape:
             return False
-        distance = np.max(np.abs(given - value), initial=0.0)
-        # A prediction larger than the truth rounds by as much more.
-        growth = max(1.0, _size(value) / max(_size(failure.truth[name]), 1e-300)) if _size(failure.truth[name]) else 1.0
-        if not distance <= 2 * growth * failure.bounds[name] + 1e-14 * _size(value):
+        distance, truth = _size(given - value), failure.truth[name]
+        # A prediction larger than the truth rounds by as much more; one that is badly conditioned, by more than that.
+        growth = max(1.0, _size(value) / max(_size(truth), 1e-300)) if _size(truth) else 1.0
+        allowed = 2 * growth * failure.bounds[name] + 1e-14 * _size(value)
+        if not distance <= max(allowed, UNEXPLAINED * _size(given - truth)):
             return False
     return True
 
@@ -278,6 +280,8 @@ def _named_constants(failure: Failure) -> Iterator[tuple[str, float]]:
             sizes[f"{path}.shape[{axis}]"] = np.shape(leaf)[axis]
         if np.ndim(leaf):
             sizes[f"{path}.size"] = int(np.size(leaf))
+        if np.ndim(leaf) > 1:
+            sizes[f"rows of {path}"] = int(np.prod(np.shape(leaf)[:-1]))
     for name, n in sizes.items():
         if n > 1:
             yield f"1/{name}", 1 / n

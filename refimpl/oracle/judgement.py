@@ -1,31 +1,36 @@
 r"""The judgement: is a candidate as accurate as the same mathematics in the same precision?
 
-For each input the reference runs at higher precision (the *truth*) and at the candidate's own (the *baseline*). The
-candidate passes where
+For each input the reference runs at higher precision (the *truth*) and several times at the candidate's own (the
+*baseline*). The candidate passes where
 
 $$|c-t|_\infty\le f\cdot\max_i|b_i-t|_\infty+4u|t|_\infty,$$
 
-with $c$ and $t$ the candidate's and the true output, $b_0$ the baseline's, $b_1,\dots,b_6$ the baseline's at inputs
-whose entries are moved by one unit in the last place, $u$ the unit roundoff and $f=4$. The moved inputs cannot be told
-from the given ones in this precision; they keep a baseline that was lucky from condemning an honest candidate.
+with $c$ and $t$ the candidate's and the true output, $u$ the unit roundoff, $f=4$, $b_0$ the baseline's output, and
+$b_1,\dots,b_6$ what it gives at inputs moved by one unit in the last place and with its roundings at random
+(:mod:`.arithmetic`). Each of the $b_i$ is as good an answer in this precision as any other.
+
+Six draws may all be lucky. So before an error is held against the candidate, 90 more are drawn: it fails if its error
+exceeds four times the largest of 96.
 
 Where the baseline's error exceeds a tenth of the output, or the output is below the precision's smallest normal number,
-no correct digit is left to judge by: the case is *ill-conditioned* and counted apart.
+no correct digit is left to judge by: the case is *ill-conditioned* and counted apart. Where the truth is zero to its
+own precision, as the gradient is of a query that sees one key, there are no digits to lose, and the bound decides.
 
 Where no precision above float64 computes the function, the reference in float64 stands for the truth of a float64
 candidate. Its own error is at most about as large as its spread over the moved inputs, so $f+1$ takes the place of $f$.
 """
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
 
+from refimpl.oracle.arithmetic import ROUNDOFF, at_random, to_nearest
 from refimpl.oracle.frameworks import Framework
 from refimpl.oracle.precision import (
-    BESIDE_ZERO,
-    ROUNDOFF,
     SMALLEST_NORMAL,
     baseline_arguments,
     neighbours,
@@ -34,14 +39,16 @@ from refimpl.oracle.precision import (
 )
 from refimpl.oracle.spec import Arguments, Spec
 from refimpl.oracle.structure import map_named, named_leaves
-from refimpl.oracle.truth import Function, distance, size, to_float64, truth
+from refimpl.oracle.truth import Function, distance, precision_of_truth, size, to_float64, truth
 from refimpl.primitives.numbers import Array
 from refimpl.primitives.trees import leaves, tree_map
 
 ROUNDING_UNITS = 4  # of the output's scale: the candidate's last operations may each round once more than ours
 ILL_CONDITIONED = 0.1  # of the output's scale: less than one correct decimal digit
-NEGLIGIBLE = 256  # times what zeros were moved by: where the truth is 0, the error that this alone can make
-NEIGHBOURS = 6
+VANISHING = 64  # times the error that the baseline would have in the precision of the truth: the truth is zero
+DRAWS = 6
+MORE_DRAWS = 96
+HOPELESS = 32  # times the bound: the largest of 96 draws is not so much larger than that of 6
 
 
 @dataclass(frozen=True)
@@ -90,6 +97,7 @@ class Expected:
     baseline_error : the reference's own error in the candidate's precision.
     keeps_dtype : whether the reference's output has its arguments' dtype; a plain number has none.
     independent : whether the truth has more digits than the candidate.
+    function, seed, draws, others : what :func:`expect` was given.
     """
 
     arguments: Arguments
@@ -98,6 +106,16 @@ class Expected:
     baseline_error: dict[str, float]
     keeps_dtype: dict[str, bool]
     independent: bool
+    function: Function = field(repr=False)
+    seed: int
+    draws: int
+    others: tuple[Function, ...]
+
+    def redrawn(self) -> "Expected":
+        """The same with so many draws that none of them being large is no accident."""
+        if self.draws >= MORE_DRAWS:
+            return self
+        return expect(self.function, self.arguments, self.dtype, self.seed, MORE_DRAWS, self.others)
 
     def comparison(self, quantity: str, given: Array, factor: float) -> Comparison:
         true = self.truth[quantity]
@@ -105,16 +123,30 @@ class Expected:
         smallest = SMALLEST_NORMAL[self.dtype]
         factor = factor if self.independent else factor + 1
         bound = factor * baseline + ROUNDING_UNITS * ROUNDOFF[self.dtype] * max(scale, smallest)
-        tolerable = ILL_CONDITIONED * scale if scale else NEGLIGIBLE * BESIDE_ZERO[self.dtype]
-        lost = not baseline <= tolerable or 0 < scale < smallest or not np.isfinite(scale)
+        own_of_truth = precision_of_truth(self.dtype) if self.independent else 0
+        vanishing = scale <= VANISHING * baseline * own_of_truth / ROUNDOFF[self.dtype]
+        lost = not (baseline <= ILL_CONDITIONED * scale or vanishing) or 0 < scale < smallest
+        lost |= not np.isfinite(scale) or not np.isfinite(baseline)
         return Comparison(quantity, distance(given, true), bound, baseline, scale, lost)
 
     def finding(self, kind: str, quantity: str, message: str, comparison: Comparison | None = None) -> Finding:
         return Finding(kind, quantity, message, self.arguments, comparison)
 
 
-def expect(function: Function, arguments: Arguments, dtype: str, rng: np.random.Generator) -> Expected:
-    """Run the reference at higher precision, at the candidate's own, and at neighbouring inputs.
+def expect(
+    function: Function,
+    arguments: Arguments,
+    dtype: str,
+    seed: int,
+    draws: int = DRAWS,
+    others: tuple[Function, ...] = (),
+) -> Expected:
+    """Run the reference at higher precision, at the candidate's own, and with its roundings and inputs moved.
+
+    Parameters
+    ----------
+    function : the reference; its outputs by name.
+    others : the same mathematics written otherwise, which takes its turn in the draws.
 
     Raises
     ------
@@ -122,13 +154,16 @@ def expect(function: Function, arguments: Arguments, dtype: str, rng: np.random.
         If rounding to the candidate's precision leads out of the function's domain.
     """
     arguments = rounded_arguments(arguments, dtype)
+    rng = np.random.default_rng(seed)
+    kind = at_random(dtype, rng)
     with np.errstate(all="ignore"):
-        first = function(**baseline_arguments(arguments, dtype))
+        first = function(**baseline_arguments(arguments, to_nearest(dtype)))
         true = truth(function, arguments, dtype)
         baselines: list[dict[str, Any] | None] = [first]
-        for moved in neighbours(arguments, dtype, NEIGHBOURS, rng):
+        written = itertools.cycle((function, *others))
+        for moved, one in zip(neighbours(arguments, dtype, draws, rng), written, strict=False):
             try:
-                baselines.append(function(**baseline_arguments(moved, dtype)))
+                baselines.append(one(**baseline_arguments(moved, kind)))
             except np.linalg.LinAlgError:
                 baselines.append(None)
             except ValueError:
@@ -142,7 +177,7 @@ def expect(function: Function, arguments: Arguments, dtype: str, rng: np.random.
         errors[name] = max(found) if np.all(np.isfinite(found)) else float("inf")
     own = np.float32 if dtype == "bfloat16" or dtype == "float16" else np.dtype(dtype)
     keeps = {n: isinstance(v, np.ndarray | np.generic) and v.dtype == own for n, v in first.items()}
-    return Expected(arguments, dtype, true, errors, keeps, independent)
+    return Expected(arguments, dtype, true, errors, keeps, independent, function, seed, draws, others)
 
 
 def outputs_of(reference: Callable[..., Any]) -> Function:
@@ -158,7 +193,7 @@ class GradientCall:
 
     def __init__(self, spec: Spec, expected: Expected, rng: np.random.Generator) -> None:
         assert spec.vjp is not None
-        self.vjp, self.dtype = spec.vjp, expected.dtype
+        self.vjp, self.other_vjps, self.dtype = spec.vjp, spec.other_vjps, expected.dtype
         self.names = spec.varied(expected.arguments)
 
         def draw(leaf: Any) -> Array:
@@ -167,6 +202,14 @@ class GradientCall:
         self.cotangent = tree_map(draw, spec.reference(**expected.arguments))
 
     def gradients(self, **arguments: Any) -> dict[str, Any]:
+        return self._gradients(self.vjp, **arguments)
+
+    @property
+    def others(self) -> tuple[Function, ...]:
+        """The gradients by the other ways to write the pullback."""
+        return tuple(partial(self._gradients, vjp) for vjp in self.other_vjps)
+
+    def _gradients(self, vjp: Callable[..., Any], /, **arguments: Any) -> dict[str, Any]:
         like = next(leaves([arguments[name] for name in self.names]))
         kind = type(like)
 
@@ -175,7 +218,7 @@ class GradientCall:
                 return np.frompyfunc(type(like.flat[0]) if like.size else float, 1, 1)(leaf)
             return np.asarray(leaf, like.dtype).view(kind)
 
-        _, pullback = self.vjp(**arguments)
+        _, pullback = vjp(**arguments)
         by_argument = dict(zip(self.names, pullback(tree_map(convert, self.cotangent)), strict=True))
         return {f"gradient of {path}": leaf for path, leaf in named_leaves(by_argument).items()}
 
@@ -222,7 +265,14 @@ def receive(
 
 def gate(given: dict[str, Array], expected: Expected, factor: float) -> tuple[list[Comparison], list[Finding]]:
     """The comparison of every array, and a finding for each that is not accurate enough or not finite."""
-    comparisons = [expected.comparison(quantity, values, factor) for quantity, values in given.items()]
+
+    def compared() -> list[Comparison]:
+        return [expected.comparison(quantity, values, factor) for quantity, values in given.items()]
+
+    comparisons = compared()
+    if any(one.fails and one.ratio <= HOPELESS for one in comparisons):
+        expected = expected.redrawn()
+        comparisons = compared()
     findings = []
     for one in comparisons:
         finite = bool(np.all(np.isfinite(given[one.quantity])))

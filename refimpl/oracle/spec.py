@@ -18,6 +18,8 @@ from refimpl.primitives.trees import leaves
 
 Arguments = dict[str, Any]
 
+SHORT_RUN = 9  # inputs of one run of Hypothesis: from ten on it tries small and similar ones
+
 
 @dataclass(frozen=True)
 class Relation:
@@ -47,6 +49,7 @@ class Spec:
     dtypes : the precisions in which a candidate may be judged.
     constants : names of array arguments that the pullback leaves out, for their entries cannot vary one by one: a
         covariance matrix stays symmetric.
+    other_vjps : other plain ways to write the pullback, which may be less accurate: a candidate may be as inaccurate.
     mistakes : wrong versions of the reference that people write, by ``(kind, description)``, beyond those that a
         diagnosis tries by itself: an off-by-one causal mask, a normaliser left out.
     """
@@ -59,6 +62,7 @@ class Spec:
     relations: tuple[Relation, ...] = ()
     dtypes: tuple[str, ...] = ("float64", "float32", "float16", "bfloat16")
     constants: tuple[str, ...] = ()
+    other_vjps: tuple[Callable[..., Any], ...] = ()
     mistakes: Mapping[tuple[str, str], Callable[..., Any]] = field(default_factory=dict)
 
     def varied(self, arguments: Arguments) -> list[str]:
@@ -192,21 +196,35 @@ class _OutOfTime(BaseException):
 
 
 def _search(spec: Spec, n: int, seed: int, visit: Callable[[Arguments], None], shrink: bool) -> None:
+    """Visit `n` inputs drawn independently, the simplest first; a visit that fails is shrunk.
+
+    In one run Hypothesis soon repeats parts of earlier inputs, and most of what it draws is alike. It does not in its
+    first nine, so many short runs take the place of one. Each begins with the simplest input, which is visited once.
+    """
     from hypothesis import HealthCheck, Phase, Verbosity, given, settings
     from hypothesis import seed as seeded
 
-    @seeded(seed)
-    @settings(
-        max_examples=n,
-        database=None,
-        deadline=None,
-        phases=[Phase.generate, Phase.shrink] if shrink else [Phase.generate],
-        report_multiple_bugs=False,
-        verbosity=Verbosity.quiet,
-        suppress_health_check=list(HealthCheck),
-    )
-    @given(spec.arguments)
-    def search(arguments: Arguments) -> None:
-        visit(arguments)
+    left = n
+    for run in range(-(-n // (SHORT_RUN - 1))):
+        simplest = run > 0 and not shrink
 
-    search()
+        @seeded(f"{seed}/{run}")
+        @settings(
+            max_examples=SHORT_RUN,
+            database=None,
+            deadline=None,
+            phases=[Phase.generate, Phase.shrink] if shrink else [Phase.generate],
+            report_multiple_bugs=False,
+            verbosity=Verbosity.quiet,
+            suppress_health_check=list(HealthCheck),
+        )
+        @given(spec.arguments)
+        def search(arguments: Arguments) -> None:
+            nonlocal left, simplest
+            if simplest:
+                simplest = False
+            elif left > 0 or shrink:
+                left -= 1
+                visit(arguments)
+
+        search()

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from refimpl.oracle.arithmetic import ROUNDOFF
 from refimpl.oracle.longdouble import LongDouble
 from refimpl.oracle.precision import cast
 from refimpl.oracle.spec import Arguments
@@ -65,6 +66,13 @@ def _symbolic(function: Function, arguments: Arguments) -> dict[str, Array] | No
         name: each(lambda entry: sympy.N(sympy.sympify(entry), DIGITS), np.asarray(value))
         for name, value in found.items()
     }
+
+
+def precision_of_truth(dtype: str) -> float:
+    """The unit roundoff of the truth for a candidate in `dtype`."""
+    if dtype != "float64":
+        return ROUNDOFF["float64"]
+    return float(np.finfo(np.longdouble).eps) / 2 if HAS_LONGDOUBLE else 10.0**-DIGITS
 
 
 def _is_integral(x: Array) -> bool:

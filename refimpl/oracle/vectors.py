@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from refimpl.oracle.judgement import Expected, GradientCall, expect, outputs_of
+from refimpl.oracle.judgement import MORE_DRAWS, Expected, GradientCall, expect, outputs_of
 from refimpl.oracle.precision import check_dtype
 from refimpl.oracle.spec import Arguments, Spec, examples
 from refimpl.oracle.structure import named_leaves
@@ -100,18 +100,19 @@ def _described(tensor: Array) -> list[Any]:
 
 def _case(spec: Spec, arguments: Arguments, dtype: str, seed: int) -> tuple[dict[str, str], dict[str, Array]]:
     """The arguments that are text, by path, and all tensors of a case."""
-    rng = np.random.default_rng(seed)
     with np.errstate(all="ignore"):
-        expected = expect(outputs_of(spec.reference), arguments, dtype, rng)
+        expected = expect(outputs_of(spec.reference), arguments, dtype, seed, MORE_DRAWS)
         inputs = named_leaves(expected.arguments)
         text = {path: leaf for path, leaf in inputs.items() if isinstance(leaf, str)}
         tensors = {f"input/{path}": _input(leaf, dtype) for path, leaf in inputs.items() if path not in text}
         tensors |= _judged(expected, "output")
         if spec.vjp is not None:
-            call = GradientCall(spec, expected, rng)
+            call = GradientCall(spec, expected, np.random.default_rng(seed))
             named = named_leaves(call.cotangent, "output")
             tensors |= {f"cotangent/{name}": np.asarray(leaf, dtype) for name, leaf in named.items()}
-            tensors |= _judged(expect(call.gradients, expected.arguments, dtype, rng), "gradient")
+            tensors |= _judged(
+                expect(call.gradients, expected.arguments, dtype, seed, MORE_DRAWS, call.others), "gradient"
+            )
     return text, tensors
 
 

@@ -11,7 +11,7 @@ from refimpl.primitives import activations, attention, layers, linear_self_atten
 from refimpl.primitives.attention import MultiHeadAttention
 from refimpl.primitives.layers import Linear
 from refimpl.primitives.linear_self_attention import LinearAttentionWeights
-from refimpl.primitives.numbers import Array, log
+from refimpl.primitives.numbers import Array, exp, log
 
 SIZES = st.sampled_from((1, 2, 3, 5, 8))
 BATCHES = st.sampled_from(((), (1,), (3,), (2, 3)))
@@ -46,6 +46,21 @@ HOMOGENEOUS = Relation(
     "f(4x) = 4f(x)", lambda arguments: _rescale(arguments, x=4), lambda output, arguments: 4 * output
 )
 
+
+def _sigmoid_vjp_of_the_output(x: Array) -> Any:
+    """The textbook's derivative, which loses digits where the output rounds to nearly 1."""
+    output = activations.sigmoid(x)
+    return output, lambda cotangent: (cotangent * output * (1 - output),)
+
+
+def _softplus_vjp_by_logarithms(x: Array) -> Any:
+    """The exponential of a difference, as of any log-sum-exp: the exponent rounds to a unit of x."""
+    output = activations.softplus(x)
+    return output, lambda cotangent: (cotangent * exp(x - output),)
+
+
+_OTHER_VJPS = {"sigmoid": _sigmoid_vjp_of_the_output, "softplus": _softplus_vjp_by_logarithms}
+
 for _name, _relations in {
     "relu": (RAMP, HOMOGENEOUS),
     "tanh": (ODD,),
@@ -63,6 +78,7 @@ for _name, _relations in {
             vjp=getattr(activations, f"{_name}_vjp"),
             symbols=lambda: {"x": symbols("x", 2)},
             relations=_relations,
+            other_vjps=(_OTHER_VJPS[_name],) if _name in _OTHER_VJPS else (),
         )
     )
 
