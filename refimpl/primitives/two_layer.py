@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 
 from refimpl.primitives.checks import check_shapes, checked
-from refimpl.primitives.numbers import Array, positive_part, transpose, unit_step
+from refimpl.primitives.numbers import Array, positive_part, transpose, where_positive
 
 
 def _check_network(x: Array, inner: Array, outer: Array) -> None:
@@ -47,7 +47,7 @@ def two_layer_relu_vjp(
 
     def pullback(cotangent: Array) -> tuple[Array, Array, Array]:
         column = cotangent[..., None]
-        to_before = unit_step(before) * column * outer[..., None, :]
+        to_before = where_positive(before, column * outer[..., None, :])
         return to_before @ inner, transpose(to_before) @ x, (transpose(hidden) @ column)[..., 0]
 
     return (hidden @ outer[..., None])[..., 0], pullback

@@ -15,7 +15,7 @@ import numpy as np
 from refimpl.dynamics.high_dimensional.linear import residual
 from refimpl.primitives.checks import check_integer, check_number, check_shapes, checked
 from refimpl.primitives.layers import linear_vjp
-from refimpl.primitives.numbers import Array, is_symbolic, sqrt, transpose
+from refimpl.primitives.numbers import Array, is_symbolic, row_dot, sqrt, transpose
 
 
 class BalancedState(NamedTuple):
@@ -47,7 +47,7 @@ def balanced_state(initial: Array, n_weights: int) -> BalancedState:
     """
     check_shapes(initial=(initial, "... n_inputs"))
     n_weights = check_integer("n_weights", n_weights, 1)
-    norm = _norm(initial)
+    norm = sqrt(row_dot(initial, initial))
     if not is_symbolic(initial) and not np.all(norm > 0):
         raise ValueError("initial: expected weights that are not 0, got zeros")
     scale = norm ** (1 / n_weights) if not is_symbolic(initial) else norm ** _root(n_weights)
@@ -59,10 +59,6 @@ def _root(n_weights: Any) -> Any:
     import sympy
 
     return sympy.Integer(1) / n_weights
-
-
-def _norm(weights: Array) -> Array:
-    return sqrt((weights * weights).sum(axis=-1, keepdims=True))
 
 
 def balanced_layers(state: BalancedState, directions: Sequence[Array]) -> list[Array]:
@@ -177,7 +173,7 @@ def balanced_descent_step(state: BalancedState, x: Array, y: Array, learning_rat
 def balanced_step(state: BalancedState, direction: Array, learning_rate: Any) -> BalancedState:
     """The step for a given negative gradient in the product; arguments unchecked."""
     row, scales = state
-    along = (row * direction).sum(axis=-1, keepdims=True)
+    along = row_dot(row, direction)
     others = np.ones_like(scales)
     for index in range(scales.shape[-1]):
         others[..., index] = np.prod(np.delete(scales, index, axis=-1), axis=-1)
@@ -197,11 +193,10 @@ def descent_direction(weights: Array, x: Array, y: Array) -> Array:
 
 def deep_linear_velocity(weights: Array, direction: Array, n_weights: Any) -> Array:
     r"""$\lVert w\rVert^{2-2/n}\big[g+(n-1)\hat w(\hat w^\top g)\big]$ for $g$ = `direction`; arguments unchecked."""
-    norm = _norm(weights)
-    unit = weights / norm
-    exponent = 2 - 2 / n_weights if not is_symbolic(weights) else 2 - 2 * _root(n_weights)
-    along = (unit * direction).sum(axis=-1, keepdims=True)
-    return np.asanyarray(norm**exponent * (direction + (n_weights - 1) * along * unit))
+    squared = row_dot(weights, weights)
+    exponent = 1 - 1 / n_weights if not is_symbolic(weights) else 1 - _root(n_weights)
+    along = (n_weights - 1) * row_dot(weights, direction) / squared
+    return np.asanyarray(squared**exponent * (direction + along * weights))
 
 
 def _check_flow(weights: Array, x: Array, y: Array, n_weights: int, learning_rate: Any) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 from refimpl.dynamics.high_dimensional.linear import check_times, flow_filter, modes, residual
 from refimpl.primitives.checks import check_integer, check_number, check_shapes
 from refimpl.primitives.memory import keep_freed_memory
-from refimpl.primitives.numbers import Array, positive_part, transpose, unit_step
+from refimpl.primitives.numbers import Array, positive_part, row_dot, transpose, unit_step
 from refimpl.primitives.two_layer import two_layer_relu
 
 
@@ -168,19 +168,17 @@ def sample_two_layer(
     return TwoLayer(inner, rng.standard_normal((n_networks, n_hidden)) * (scale / n_hidden**0.5))
 
 
-def two_layer_gradients(network: TwoLayer, x: Array, y: Array) -> TwoLayer:
-    r"""Of $\frac1{2P}\lVert y-f(X)\rVert^2$; arguments unchecked.
+def two_layer_gradients(network: TwoLayer, x: Array, rows: Array, y: Array) -> TwoLayer:
+    r"""Of $\frac1{2P}\lVert y-f(X)\rVert^2$, with the inputs in columns and in `rows`; arguments unchecked.
 
     With $Z=WX$, $H=\max(Z,0)$ and $r=y-vH$: $\partial_v=-rH^\top/P$,
-    $\partial_W=-\big[(v^\top\odot\mathbb 1_{Z>0})\odot r\big]X^\top/P$, with slope 0 at 0.
+    $\partial_W=-\big[(v^\top\odot\mathbb 1_{Z>0})\odot r\big]X^\top/P$, with slope 0 at 0. As $H=\mathbb 1_{Z>0}\odot
+    WX$, both come from the one product $-(\mathbb 1_{Z>0}\odot r)X^\top/P$.
     """
     before = network.inner @ x
-    hidden = positive_part(before)
-    excess = residual(network.outer, hidden, y) / -y.shape[-1]
-    to_outer = (hidden @ excess[..., None])[..., 0]
-    # The readout's factor is constant along the sum over examples.
-    to_inner = network.outer[..., None] * ((unit_step(before) * excess[..., None, :]) @ transpose(x))
-    return TwoLayer(to_inner, to_outer)
+    excess = residual(network.outer, positive_part(before), y) / -y.shape[-1]
+    both = unit_step(before) @ (excess[..., None] * rows)
+    return TwoLayer(network.outer[..., None] * both, row_dot(network.inner, both)[..., 0])
 
 
 def train_two_layer_relu(x: Array, y: Array, network: TwoLayer, learning_rate: Any, n_steps: int) -> TwoLayer:
@@ -215,8 +213,9 @@ def train_two_layer_relu(x: Array, y: Array, network: TwoLayer, learning_rate: A
     )
     check_number("learning_rate", learning_rate, "(0, inf)")
     keep_freed_memory()
+    rows = np.ascontiguousarray(transpose(x))
     for _ in range(check_integer("n_steps", n_steps, 0)):
-        gradients = two_layer_gradients(network, x, y)
+        gradients = two_layer_gradients(network, x, rows, y)
         network = TwoLayer(
             network.inner - learning_rate * gradients.inner, network.outer - learning_rate * gradients.outer
         )

@@ -15,6 +15,7 @@ from refimpl.primitives.marchenko_pastur import Quadrature
 from refimpl.primitives.numbers import Array, is_symbolic, log1p, sqrt
 
 MAX_ITERATIONS = 200
+CONVERGED = 1 / 16  # of the root of roundoff
 
 
 def _check_ratios(snr: Any, inr: Any, tau: Any) -> Array:
@@ -116,7 +117,8 @@ def optimal_stopping_time(load: float, snr: Any, inr: float = 0, tau: float = 1)
         proposed = time - step if low > 0 else time * np.exp(-np.clip(step / time, -2, 2))
         inside = (proposed >= early) & (proposed <= late)
         following = np.where(inside, proposed, np.sqrt(early * late))
-        if np.all(np.abs(following - time) <= 2 * np.finfo(total.dtype).eps * time):
+        # Newton's error is next that change squared.
+        if np.all(np.abs(following - time) <= CONVERGED * np.finfo(total.dtype).eps ** 0.5 * time):
             break
         time = following
     return np.asanyarray(np.where(positive, following, 0) * tau)

@@ -115,9 +115,10 @@ def test_the_feature_student_is_the_linear_student_on_features() -> None:
 def test_two_layer_gradients_are_the_pullback_of_the_network() -> None:
     for arguments in examples(find_spec("high_dimensional/train_two_layer_relu"), 40, 2):
         x, y, network = arguments["x"], arguments["y"], arguments["network"]
-        output, pull = two_layer_relu_vjp(np.swapaxes(x, -1, -2), *network)
+        rows = np.swapaxes(x, -1, -2)
+        output, pull = two_layer_relu_vjp(rows, *network)
         _, to_inner, to_outer = pull((output - y) / y.shape[-1])
-        gradients = two_layer_gradients(network, x, y)
+        gradients = two_layer_gradients(network, x, rows, y)
         for found, expected in ((gradients.inner, to_inner), (gradients.outer, to_outer)):
             np.testing.assert_allclose(found, expected, atol=1e-13 * (1 + np.max(np.abs(expected))))
 
