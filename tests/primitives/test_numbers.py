@@ -64,6 +64,14 @@ def test_a_scalar_stays_a_0d_array(function: Any, exact: Any) -> None:
         assert function(value).shape == ()
 
 
+def test_where_positive_is_times_the_step() -> None:
+    x, values = np.array([-1.0, 0.0, 2.0], dtype=np.float32), np.array([3.0, 4.0, 5.0], dtype=np.float32)
+    np.testing.assert_array_equal(numbers.where_positive(x, values), numbers.unit_step(x) * values)
+    assert numbers.where_positive(x, values).dtype == np.float32
+    symbol = np.array([sympy.Symbol("x", real=True)], dtype=object)
+    assert numbers.where_positive(symbol, symbol)[0] == sympy.Heaviside(symbol[0], 0) * symbol[0]
+
+
 def test_integers_are_not_truncated() -> None:
     assert numbers.sqrt(2) == math.sqrt(2)
     assert numbers.erf(np.array([1]))[0] == pytest.approx(math.erf(1), rel=1e-15)
