@@ -1,6 +1,7 @@
 """Theory curves, closed-form students and network training beside jitted JAX, at the paper's sizes in float64.
 
-``python -m tests.benchmarks.bench_high_dimensional``. To reach: never slower by more than a tenth.
+``python -m tests.benchmarks.bench_high_dimensional``. To reach: never slower by more than a tenth. Steps
+of small networks, the last five rows, do not reach it: a compiler fuses their passes over memory.
 """
 
 import sys
