@@ -88,4 +88,12 @@ PAPERS = (
         2017,
         "1710.03667",
     ),
+    Paper(
+        "dynamical_stability",
+        "dynamics",
+        "The Implicit Regularization of Dynamical Stability in Stochastic Gradient Descent",
+        "Wu, Su",
+        2023,
+        "2305.17490",
+    ),
 )

@@ -1,0 +1,515 @@
+r"""Linear stability of SGD at an interpolating minimum, in mean square (Section 3).
+
+Near the minimum one step is $\delta\leftarrow(I-\frac\eta B\sum_{i\in\mathcal B}g_ig_i^\top)\delta$, so that
+$C=\mathbb E\delta\delta^\top$ follows a linear map exactly: $\mathcal T=I-\eta\,(G\oplus G)+\eta^2Q$ with
+
+$$G\oplus G:\ C\mapsto GC+CG,\qquad
+Q:\ C\mapsto\big(1-\tfrac1B\big)GCG+\tfrac1B\,\tfrac1n\sum_i(g_i^\top Cg_i)\,g_ig_i^\top.$$
+
+Both are self-adjoint, $Q\succeq0$, and $\mathcal T$ maps positive matrices to positive ones, so that its spectral
+radius is its largest eigenvalue, and on the span of the $g_i$
+
+$$\rho(\mathcal T)\le1\iff\eta\le\eta^*,\qquad
+\frac1{\eta^*}=\max_C\frac{\langle C,QC\rangle}{\langle C,(G\oplus G)C\rangle}.$$
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from refimpl.dynamics.dynamical_stability.sharpness import (
+    check_jacobian,
+    squared_norms,
+    trace_and_square,
+)
+from refimpl.primitives.checks import check_integer, check_number, check_shapes, checked
+from refimpl.primitives.numbers import Array, transpose
+from refimpl.primitives.traces import inner
+
+LARGEST_SPAN = 60  # the operator has the fourth power of this many entries
+
+
+# --- the dynamics ---
+
+
+def _check_step(deviation: Array, jacobian: Array, learning_rate: Any) -> None:
+    check_shapes(deviation=(deviation, "... p"), jacobian=(jacobian, "... B p"))
+    check_number("learning_rate", learning_rate, "(0, inf)")
+
+
+@checked(_check_step)
+def linearized_sgd_step(deviation: Array, jacobian: Array, learning_rate: Any) -> Array:
+    r"""$\delta-\frac\eta B\sum_{i\in\mathcal B}g_i(g_i^\top\delta)$.
+
+    Parameters
+    ----------
+    deviation : array, shape (..., p)
+    jacobian : array, shape (..., B, p)
+        The gradients of the batch's examples at the minimum.
+    learning_rate : number > 0
+
+    Returns
+    -------
+    array, shape (..., p)
+
+    Raises
+    ------
+    ValueError
+        If shapes do not fit, an entry is not finite or the learning rate is not positive.
+
+    Source: arXiv 2305.17490, Section 3 (linearized SGD).
+    """
+    along = jacobian @ deviation[..., None]
+    return deviation - learning_rate * (transpose(jacobian) @ along)[..., 0] / jacobian.shape[-2]
+
+
+def _check_residual_step(residuals: Array, kernel: Array, batch: Any, learning_rate: Any) -> None:
+    sizes = check_shapes(residuals=(residuals, "... n"), kernel=(kernel, "n n"))
+    indices = np.asarray(batch)
+    if indices.dtype.kind not in "iu" or indices.ndim < 1 or indices.shape[:-1] != sizes["..."]:
+        raise ValueError(f"batch: expected integers of shape (..., B) with batch axes {sizes['...']}, got {batch!r}")
+    if not indices.size or indices.min() < 0 or indices.max() >= sizes["n"]:
+        raise ValueError(f"batch: expected examples from 0 to {sizes['n'] - 1}, at least one, got {batch!r}")
+    check_number("learning_rate", learning_rate, "(0, inf)")
+
+
+@checked(_check_residual_step)
+def residual_sgd_step(residuals: Array, kernel: Array, batch: Any, learning_rate: Any) -> Array:
+    r"""The same step of $r=J\delta$, in as many dimensions as examples: $r-\frac{\eta n}B\sum_{i\in\mathcal B}Ke_ir_i$.
+
+    Parameters
+    ----------
+    residuals : array, shape (..., n)
+    kernel : array, shape (n, n)
+        Of :func:`fisher_kernel`.
+    batch : integer array, shape (..., B)
+        The examples drawn, with replacement.
+    learning_rate : number > 0
+
+    Returns
+    -------
+    array, shape (..., n)
+
+    Raises
+    ------
+    ValueError
+        If shapes do not fit, an entry is not finite, an example does not exist or the learning rate is not positive.
+    """
+    drawn = np.take_along_axis(residuals, batch, axis=-1)
+    moved = (drawn[..., None, :] @ kernel[batch])[..., 0, :]
+    return residuals - learning_rate * len(kernel) * moved / np.shape(batch)[-1]
+
+
+# --- the second moment ---
+
+
+def _check_moment(covariance: Array, jacobian: Array, learning_rate: Any, batch_size: Any = 1) -> None:
+    check_shapes(covariance=(covariance, "p p"), jacobian=(jacobian, "n p"))
+    check_number("learning_rate", learning_rate, "(0, inf)")
+    check_integer("batch_size", batch_size, 1)
+
+
+def propagate(covariance: Array, fisher: Array, fourth: Array, learning_rate: Any, batch_size: Any) -> Array:
+    r"""$\mathcal T(C)$ from $G$ and from $\frac1n\sum_i(g_i^\top Cg_i)\,g_ig_i^\top$, each of shape (p, p)."""
+    both = fisher @ covariance + covariance @ fisher
+    sandwich = fisher @ covariance @ fisher
+    return covariance - learning_rate * both + learning_rate**2 * (sandwich + (fourth - sandwich) / batch_size)
+
+
+def fourth_moment(covariance: Array, jacobian: Array) -> Array:
+    r"""$\frac1n\sum_i(g_i^\top Cg_i)\,g_ig_i^\top$, shape (p, p)."""
+    along = (jacobian @ covariance)[:, None, :] @ transpose(jacobian[:, None, :])
+    return np.asanyarray(transpose(jacobian) @ (along[..., 0] * jacobian) / jacobian.shape[0])
+
+
+@checked(_check_moment)
+def second_moment_step(covariance: Array, jacobian: Array, learning_rate: Any, batch_size: Any = 1) -> Array:
+    r"""$\mathbb E\,\delta_{t+1}\delta_{t+1}^\top=\mathcal T(C)$ given $C=\mathbb E\,\delta_t\delta_t^\top$, exactly.
+
+    $$\mathcal T(C)=(I-\eta G)C(I-\eta G)
+    +\tfrac{\eta^2}B\Big(\tfrac1n\sum_i(g_i^\top Cg_i)\,g_ig_i^\top-GCG\Big).$$
+
+    Parameters
+    ----------
+    covariance : array, shape (p, p)
+    jacobian : array, shape (n, p)
+    learning_rate : number > 0
+    batch_size : int >= 1
+        Examples are drawn with replacement.
+
+    Returns
+    -------
+    array, shape (p, p)
+
+    Raises
+    ------
+    ValueError
+        If shapes do not fit, an entry is not finite or a parameter is out of range.
+
+    Source: arXiv 2305.17490, Section 3 (linear stability); derived for every batch size.
+    """
+    fisher = transpose(jacobian) @ jacobian / jacobian.shape[0]
+    return propagate(covariance, fisher, fourth_moment(covariance, jacobian), learning_rate, batch_size)
+
+
+@checked(_check_moment)
+def second_moment_step_vjp(
+    covariance: Array, jacobian: Array, learning_rate: Any, batch_size: Any = 1
+) -> tuple[Array, Callable[[Array], tuple[Array, Array]]]:
+    r""":func:`second_moment_step` and its pullback: in the covariance, $\mathcal T$ itself."""
+    n = jacobian.shape[0]
+    fisher = transpose(jacobian) @ jacobian / n
+    fourth = fourth_moment(covariance, jacobian)
+
+    def pullback(cotangent: Array) -> tuple[Array, Array]:
+        to_covariance = propagate(cotangent, fisher, fourth_moment(cotangent, jacobian), learning_rate, batch_size)
+        flipped, flipped_cotangent = transpose(covariance), transpose(cotangent)
+        by_both = cotangent @ flipped + flipped @ cotangent
+        by_sandwich = cotangent @ fisher @ flipped + flipped @ fisher @ cotangent
+        to_fisher = learning_rate**2 * (by_sandwich - by_sandwich / batch_size) - learning_rate * by_both
+        doubled = jacobian @ (covariance + flipped)
+        doubled_cotangent = jacobian @ (cotangent + flipped_cotangent)
+        energy = (doubled * jacobian).sum(axis=-1, keepdims=True) / 2
+        energy_cotangent = (doubled_cotangent * jacobian).sum(axis=-1, keepdims=True) / 2
+        by_fourth = energy_cotangent * doubled + energy * doubled_cotangent
+        to_jacobian = jacobian @ (to_fisher + transpose(to_fisher)) + learning_rate**2 * by_fourth / batch_size
+        return to_covariance, to_jacobian / n
+
+    return propagate(covariance, fisher, fourth, learning_rate, batch_size), pullback
+
+
+def _check_operator(jacobian: Array, learning_rate: Any, batch_size: Any = 1) -> None:
+    check_shapes(jacobian=(jacobian, "n p"))
+    check_number("learning_rate", learning_rate, "(0, inf)")
+    check_integer("batch_size", batch_size, 1)
+
+
+def _check_small_operator(jacobian: Array, learning_rate: Any, batch_size: Any = 1) -> None:
+    _check_operator(jacobian, learning_rate, batch_size)
+    if jacobian.shape[-1] > LARGEST_SPAN:
+        raise ValueError(
+            f"jacobian: expected at most {LARGEST_SPAN} parameters, got {jacobian.shape[-1]}; "
+            "pass span_coordinates(jacobian), which has as many as the gradients span"
+        )
+
+
+@checked(_check_small_operator)
+def second_moment_operator(jacobian: Array, learning_rate: Any, batch_size: Any = 1) -> Array:
+    r"""The matrix of $\mathcal T$ on $\operatorname{vec}C$.
+
+    $$(I-\eta G)\otimes(I-\eta G)+\tfrac{\eta^2}B\Big(\tfrac1n\sum_i(g_ig_i^\top)\otimes(g_ig_i^\top)-G\otimes G\Big).$$
+
+    In directions orthogonal to all $g_i$ it has the eigenvalue 1; :func:`span_coordinates` leaves them out.
+
+    Parameters
+    ----------
+    jacobian : array, shape (n, p), p at most 60
+    learning_rate : number > 0
+    batch_size : int >= 1
+
+    Returns
+    -------
+    array, shape (p^2, p^2)
+
+    Raises
+    ------
+    ValueError
+        If it is empty, an entry is not finite, a parameter is out of range or p is above 60.
+
+    Source: arXiv 2305.17490, Section 3; derived for every batch size.
+    """
+    n, p = jacobian.shape
+    fisher = transpose(jacobian) @ jacobian / n
+    squares = (jacobian[:, :, None] * jacobian[:, None, :]).reshape(n, p * p)
+    fourth = (transpose(squares) @ squares / n).reshape(p, p, p, p)
+    # As C -> sum of A_ik C_kl B_lj, with row (i, j) and column (k, l); of the fourth moments the pairs go together.
+    identity = np.eye(p, dtype=int).astype(jacobian.dtype)
+    contraction = identity - learning_rate * fisher
+    operator = np.kron(contraction, contraction)
+    noise = fourth.reshape(p * p, p * p) - np.kron(fisher, fisher)
+    return np.asanyarray(operator + learning_rate**2 * noise / batch_size)
+
+
+# --- who is stable ---
+
+
+def _check_span(jacobian: Array, batch_size: Any = 1) -> None:
+    check_shapes(jacobian=(jacobian, "n p"))
+    check_integer("batch_size", batch_size, 1)
+    if not np.any(jacobian):
+        raise ValueError("jacobian: expected a gradient that is not zero: without one every learning rate is stable")
+
+
+@checked(_check_span)
+def span_coordinates(jacobian: Array, batch_size: Any = 1) -> Array:
+    r"""The gradients in the orthonormal basis of their span in which $G$ is diagonal (LAPACK: floats only).
+
+    Parameters
+    ----------
+    jacobian : array, shape (n, p), not zero
+
+    Returns
+    -------
+    array, shape (n, rank)
+        Of orthogonal columns, the squared lengths of which are $n$ times the eigenvalues of $G$, largest first.
+
+    Raises
+    ------
+    ValueError
+        If it is empty or zero, or an entry is not finite.
+    """
+    left, lengths, _ = np.linalg.svd(jacobian, full_matrices=False)
+    rank = int(np.count_nonzero(lengths > lengths[0] * max(jacobian.shape) * np.finfo(jacobian.dtype).eps))
+    return np.asanyarray(left[:, :rank] * lengths[:rank])
+
+
+@checked(_check_operator)
+def stability_radius(jacobian: Array, learning_rate: Any, batch_size: Any = 1) -> Array:
+    r"""The spectral radius of $\mathcal T$ on the span of the gradients (LAPACK: floats only).
+
+    The radius of a map that keeps matrices positive belongs to a positive eigenvector (Krein and Rutman), so that
+    symmetric matrices suffice; in the eigenbasis of $G$ all but the fourth moments are diagonal there.
+
+    Parameters
+    ----------
+    jacobian : array, shape (n, p), not zero, of rank at most 60
+    learning_rate : number > 0
+    batch_size : int >= 1
+
+    Returns
+    -------
+    array, shape ()
+        At most 1 where SGD is linearly stable.
+
+    Raises
+    ------
+    ValueError
+        If it is empty or zero, an entry is not finite, a parameter is out of range or the rank is above 60.
+
+    Source: arXiv 2305.17490, Section 3 (linear stability).
+    """
+    _check_span(jacobian, batch_size)
+    x = span_coordinates.unchecked(jacobian)
+    n, rank = x.shape
+    if rank > LARGEST_SPAN:
+        raise ValueError(f"jacobian: expected gradients of rank at most {LARGEST_SPAN}, got {rank}")
+    eigenvalues = (x * x).sum(axis=0) / n
+    row, column = np.tril_indices(rank)
+    products = eigenvalues[row] * eigenvalues[column]
+    shared = products - products / batch_size
+    diagonal = 1 - learning_rate * (eigenvalues[row] + eigenvalues[column]) + learning_rate**2 * shared
+    twice = (1 + (row != column)).astype(x.dtype)
+    pairs = x[:, row] * x[:, column] * np.sqrt(twice)  # of orthonormal symmetric matrices
+    operator = np.diag(diagonal) + learning_rate**2 * (transpose(pairs) @ pairs) / (n * batch_size)
+    return np.asanyarray(np.linalg.eigvalsh(operator)[-1])
+
+
+@checked(_check_span)
+def critical_learning_rate(jacobian: Array, batch_size: Any = 1) -> Array:
+    r"""$\eta^*$, the largest learning rate at which SGD is linearly stable (LAPACK: floats only).
+
+    In the eigenbasis of $G$ the forms of $G\oplus G$ and $GCG$ are diagonal and the fourth moments have rank $n$, so
+    that the eigenproblem over matrices becomes one over examples: $\eta^*=1/z$ where the largest eigenvalue of
+
+    $$M_{ik}(z)=\frac1{nB}\sum_{a,b}\frac{g_{ia}g_{ib}\,g_{ka}g_{kb}}{z(\lambda_a+\lambda_b)-(1-\frac1B)\lambda_a\lambda_b}$$
+
+    is 1. At $B=1$ it is proportional to $1/z$, so one eigenproblem decides. Else Newton's method on
+    $1-1/\lambda_{\max}$ improves $z$, each time to the Rayleigh quotient of a matrix $C$: quadratically, and always
+    from below.
+
+    Parameters
+    ----------
+    jacobian : array, shape (n, p), not zero
+    batch_size : int >= 1
+        Examples are drawn with replacement.
+
+    Returns
+    -------
+    array, shape ()
+
+    Raises
+    ------
+    ValueError
+        If it is empty or zero, an entry is not finite or the batch size is not a positive integer.
+
+    Source: arXiv 2305.17490, Section 3; the eigenproblem over examples derived.
+    """
+    x = span_coordinates.unchecked(jacobian)
+    n = len(x)
+    eigenvalues = (x * x).sum(axis=0) / n
+    sums = eigenvalues[:, None] + eigenvalues
+    products = eigenvalues[:, None] * eigenvalues
+    shared = products - products / batch_size
+    first, second = np.tril_indices(n)
+    pairs = x[first] * x[second]
+    matrix = np.zeros((n, n), dtype=x.dtype)
+    inverse_rate = np.maximum(eigenvalues[0] / 2, 1 / trace_bound.unchecked(x, batch_size))
+    while True:
+        weights = 1 / (inverse_rate * sums - shared)
+        matrix[first, second] = matrix[second, first] = ((pairs @ weights) * pairs).sum(axis=-1) / (n * batch_size)
+        values, vectors = np.linalg.eigh(matrix)
+        value, direction = values[-1], vectors[:, -1]
+        covariance = weights * (transpose(x) @ (direction[:, None] * x))
+        better = inverse_rate + (value - 1) * value * n * batch_size / (covariance * covariance * sums).sum()
+        # Newton's error is squared each time: what it gains last, to half the digits, is exact to all of them.
+        if not better > inverse_rate * (1 + np.sqrt(np.finfo(x.dtype).eps) / 64):
+            return np.asanyarray(1 / np.maximum(better, inverse_rate))
+        inverse_rate = better
+
+
+@checked(check_jacobian)
+def gd_critical_learning_rate(jacobian: Array) -> Array:
+    r"""$2/\lambda_{\max}(G)$: gradient descent is linearly stable up to there (LAPACK: floats only).
+
+    Parameters
+    ----------
+    jacobian : array, shape (..., n, p), not zero
+
+    Returns
+    -------
+    array, shape (...)
+
+    Raises
+    ------
+    ValueError
+        If it is empty or an entry is not finite.
+
+    Source: arXiv 2305.17490, Section 3 (GD).
+    """
+    return np.asanyarray(2 / np.linalg.norm(jacobian, 2, axis=(-2, -1)) ** 2 * jacobian.shape[-2])
+
+
+# --- bounds ---
+
+
+def _check_bound(jacobian: Array, batch_size: Any = 1) -> None:
+    check_shapes(jacobian=(jacobian, "... n p"))
+    check_integer("batch_size", batch_size, 1)
+
+
+def _quadratic_form(jacobian: Array, batch_size: Any) -> tuple[Array, Array]:
+    r"""$\operatorname{Tr}G$ and $\langle I,QI\rangle=(1-\frac1B)\|G\|_F^2+\frac1B\frac1n\sum\|g_i\|^4$."""
+    trace, square = trace_and_square(jacobian)
+    norms = squared_norms(jacobian)
+    mean = (norms * norms).sum(axis=-1) / jacobian.shape[-2]
+    return trace, square + (mean - square) / batch_size
+
+
+@checked(_check_bound)
+def trace_bound(jacobian: Array, batch_size: Any = 1) -> Array:
+    r"""No larger learning rate is stable:
+    $\eta^*\le2\operatorname{Tr}G\big/\big[(1-\frac1B)\|G\|_F^2+\frac1B\frac1n\sum_i\|g_i\|^4\big]$.
+
+    At $B=1$ it is at most $2/\operatorname{Tr}G$, by Jensen's inequality: the paper's theorem.
+
+    Parameters
+    ----------
+    jacobian : array, shape (..., n, p), not zero
+    batch_size : int >= 1
+
+    Returns
+    -------
+    array, shape (...)
+
+    Raises
+    ------
+    ValueError
+        If it is empty, an entry is not finite or the batch size is not a positive integer.
+
+    Source: arXiv 2305.17490, abstract and Section 3, for B = 1; derived for every batch size.
+    """
+    trace, form = _quadratic_form(jacobian, batch_size)
+    return np.asanyarray(2 * trace / form)
+
+
+def _check_margin(jacobian: Array, learning_rate: Any, batch_size: Any = 1) -> None:
+    _check_bound(jacobian, batch_size)
+    check_number("learning_rate", learning_rate, "(0, inf)")
+
+
+@checked(_check_margin)
+def necessary_stability_margin(jacobian: Array, learning_rate: Any, batch_size: Any = 1) -> Array:
+    r"""$\frac2\eta\operatorname{Tr}G-(1-\frac1B)\|G\|_F^2-\frac1B\frac1n\sum_i\|g_i\|^4$, at least 0 if SGD is stable.
+
+    Parameters
+    ----------
+    jacobian : array, shape (..., n, p)
+    learning_rate : number > 0
+    batch_size : int >= 1
+
+    Returns
+    -------
+    array, shape (...)
+
+    Raises
+    ------
+    ValueError
+        If it is empty, an entry is not finite or a parameter is out of range.
+
+    Source: arXiv 2305.17490, Section 3; derived for every batch size.
+    """
+    trace, form = _quadratic_form(jacobian, batch_size)
+    return np.asanyarray(2 * trace / learning_rate - form)
+
+
+@checked(_check_bound)
+def sufficient_learning_rate(jacobian: Array, batch_size: Any = 1) -> Array:
+    r"""Every smaller learning rate is stable: $2\big/\big[(1-\frac1B)\lambda_{\max}(G)+\frac1B\max_i\|g_i\|^2\big]$.
+
+    For $gg^\top\otimes gg^\top\preceq\frac12\|g\|^2\,(gg^\top\oplus gg^\top)$. LAPACK: floats only.
+
+    Parameters
+    ----------
+    jacobian : array, shape (..., n, p), not zero
+    batch_size : int >= 1
+
+    Returns
+    -------
+    array, shape (...)
+
+    Raises
+    ------
+    ValueError
+        If it is empty, an entry is not finite or the batch size is not a positive integer.
+
+    Source: derived.
+    """
+    largest = np.linalg.norm(jacobian, 2, axis=(-2, -1)) ** 2 / jacobian.shape[-2]
+    longest = squared_norms(jacobian).max(axis=-1)
+    return np.asanyarray(2 / (largest + (longest - largest) / batch_size))
+
+
+def _check_rayleigh(covariance: Array, jacobian: Array, batch_size: Any = 1) -> None:
+    check_shapes(covariance=(covariance, "p p"), jacobian=(jacobian, "n p"))
+    check_integer("batch_size", batch_size, 1)
+
+
+@checked(_check_rayleigh)
+def rayleigh_learning_rate(covariance: Array, jacobian: Array, batch_size: Any = 1) -> Array:
+    r"""$\langle C,(G\oplus G)C\rangle/\langle C,QC\rangle$: a bound on $\eta^*$ from above, whatever $C$.
+
+    At $C=I$ it is :func:`trace_bound`; its least value is $\eta^*$.
+
+    Parameters
+    ----------
+    covariance : array, shape (p, p), not zero on the span of the gradients
+    jacobian : array, shape (n, p)
+    batch_size : int >= 1
+
+    Returns
+    -------
+    array, shape ()
+
+    Raises
+    ------
+    ValueError
+        If shapes do not fit, an entry is not finite or the batch size is not a positive integer.
+
+    Source: derived.
+    """
+    fisher = transpose(jacobian) @ jacobian / jacobian.shape[0]
+    sandwich = fisher @ covariance @ fisher
+    moved = sandwich + (fourth_moment(covariance, jacobian) - sandwich) / batch_size
+    both = fisher @ covariance + covariance @ fisher
+    return np.asanyarray((inner(covariance, both) / inner(covariance, moved))[0, 0])
