@@ -81,6 +81,14 @@ PAPERS = (
         "2310.08540",
     ),
     Paper(
+        "deep_linear",
+        "dynamics",
+        "Exact solutions to the nonlinear dynamics of learning in deep linear neural networks",
+        "Saxe, McClelland, Ganguli",
+        2013,
+        "1312.6120",
+    ),
+    Paper(
         "high_dimensional",
         "dynamics",
         "High-dimensional dynamics of generalization error in neural networks",

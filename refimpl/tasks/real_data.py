@@ -100,6 +100,20 @@ def digit_shots(
     return DigitShots(images[rows], targets[rows], images, targets, held_out)
 
 
+def digit_images() -> tuple[Array, Array]:
+    """All 1797 images of scikit-learn's bundled digits, pixels from 0 to 1, and their classes.
+
+    Returns
+    -------
+    images : array, shape (1797, 64)
+    labels : array of integers, shape (1797,)
+    """
+    from sklearn.datasets import load_digits
+
+    pixels, digits = load_digits(return_X_y=True)
+    return pixels / 16, digits
+
+
 @cache
 def _digit_components() -> tuple[Array, Any]:
     """All images in the basis of their principal directions, the largest first, and the digits that they show."""

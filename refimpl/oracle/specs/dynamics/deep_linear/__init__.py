@@ -1,0 +1,1 @@
+"""What the dynamics of deep linear networks offers to be compared with."""
