@@ -50,13 +50,13 @@ def features_of(problems: ReluProblems, n_hidden: int, rng: np.random.Generator)
     return random_features(problems.x, first), random_features(problems.x_test, first)
 
 
-def teachers(rng: np.random.Generator, n_test: int = 400) -> ReluProblems:
+def teachers(rng: np.random.Generator, n_test: int = 200) -> ReluProblems:
     return sample_relu_problems(12, 20, 10, N_EXAMPLES, n_test, 0.09, rng)
 
 
 def patients(rng: np.random.Generator) -> ReluProblems:
-    """Of the 442 patients of the diabetes data, 60 to train on and 300 others, 12 times."""
-    drawn = diabetes_prompts(12, N_EXAMPLES + 300, rng)
+    """Of the 442 patients of the diabetes data, 60 to train on and 200 others, 12 times."""
+    drawn = diabetes_prompts(12, N_EXAMPLES + 200, rng)
     x, y = drawn.x, drawn.y[:, 0]
     return ReluProblems(x[..., :N_EXAMPLES], y[:, :N_EXAMPLES], x[..., N_EXAMPLES:], y[:, N_EXAMPLES:])
 
