@@ -52,8 +52,8 @@ def verify(arguments: argparse.Namespace) -> int:
 
     status = 0
     try:
-        for name, problem in vectors.verify(arguments.directory, arguments.outputs):
-            print(f"{name}: {problem or 'ok'}")
+        for name, problem, looked_at in vectors.verify(arguments.directory, arguments.outputs):
+            print(f"{name}: {problem or 'ok, ' + looked_at}", flush=True)
             status = max(status, int(bool(problem)))
     except ValueError as error:
         raise UsageError(str(error)) from None

@@ -105,7 +105,7 @@ class Emulated(np.ndarray[Any, Any]):
     @classmethod
     def _exact(cls, result: Any) -> Any:
         floating = isinstance(result, np.ndarray | np.generic) and result.dtype.kind == "f"
-        return np.asarray(result).view(cls) if floating else result
+        return cls._round(np.asarray(result)).view(cls) if floating else result
 
     def _trace(self, ufunc: np.ufunc, inputs: tuple[Any, ...], receiver: Any) -> None:
         """Remember what was subtracted from each row, and of its exponential how large the exponent was before."""
@@ -136,18 +136,21 @@ class Emulated(np.ndarray[Any, Any]):
         return ROUNDOFF["float64" if cls.format == "float64" else "float32"]
 
     def __array_function__(self, function: Any, types: Any, args: Any, kwargs: Any) -> Any:
-        if self.rng is not None and function.__module__ == "numpy.linalg":
-            args, kwargs = tree_map(lambda x: self._settle(x.copy()) if isinstance(x, Emulated) else x, (args, kwargs))
-        elif self.rng is not None and function in (np.einsum, np.dot, np.inner, np.tensordot):
+        if self.rng is not None and function in (np.einsum, np.dot, np.inner, np.tensordot):
             plain = tree_map(_plain, args)
             sizes = tree_map(lambda x: np.abs(x) if isinstance(x, np.ndarray) else x, plain)
             result = np.array(function(*plain, **kwargs))
             terms = max(1, max(np.size(x) for x in plain if isinstance(x, np.ndarray)) // max(1, result.size))
             return self._settle(result, np.array(function(*sizes, **kwargs)) * (2 * self._of_sum(terms)))
+        is_linear_algebra = function.__module__ == "numpy.linalg"
+        if self.rng is not None and is_linear_algebra:
+            args, kwargs = tree_map(lambda x: self._settle(x.copy()) if isinstance(x, Emulated) else x, (args, kwargs))
         result = super().__array_function__(function, types, args, kwargs)
-        if self.rng is not None and isinstance(result, Emulated):
+        if is_linear_algebra:
+            return tree_map(lambda x: self._settle(np.array(x)), result)
+        if isinstance(result, Emulated) and self.format in ("float64", "float32"):
             return result
-        return tree_map(self._exact if self.rng is not None else self._settle, result)
+        return tree_map(self._exact, result)
 
 
 def _axes(x: Array, options: dict[str, Any]) -> tuple[int, ...]:

@@ -34,7 +34,7 @@ class LongDouble(np.ndarray[Any, Any]):
             return _wrapped(IMPLEMENTED[function](*(_plain(x) for x in args), **kwargs))
         if function.__module__ == "numpy.linalg":
             raise LosesDigits(f"numpy.linalg.{function.__name__}: only in float64")
-        return super().__array_function__(function, types, args, kwargs)
+        return _wrapped(super().__array_function__(function, types, args, kwargs))
 
 
 def _plain(x: Any) -> Any:

@@ -23,7 +23,7 @@ import numpy as np
 from refimpl.oracle.judgement import MORE_DRAWS, Expected, GradientCall, expect, outputs_of
 from refimpl.oracle.precision import check_dtype
 from refimpl.oracle.spec import Arguments, Spec, examples
-from refimpl.oracle.structure import named_leaves
+from refimpl.oracle.structure import named_leaves, parse_json
 from refimpl.primitives.checks import check_integer
 from refimpl.primitives.numbers import Array
 
@@ -147,35 +147,52 @@ def _serialize(tensors: dict[str, Array]) -> bytes:
     return bytes(_library().numpy.save(plain))
 
 
-def read(path: pathlib.Path) -> dict[str, Array]:
+def read(path: pathlib.Path, sha256: str | None = None) -> dict[str, Array]:
     """The tensors of a safetensors file.
 
     Raises
     ------
     ValueError
-        If the file is not there, too large, truncated, no safetensors file, or has a dtype without vectors.
+        If the file is not there, no regular file, too large, truncated, no safetensors file, has a dtype without
+        vectors, or another digest than `sha256`.
     """
     library = _library()
+    content = _content(path, LARGEST_FILE)
+    if sha256 is not None and hashlib.sha256(content).hexdigest() != sha256:
+        raise ValueError(f"{path}: altered: its SHA-256 is not the manifest's")
     try:
-        if path.stat().st_size > LARGEST_FILE:
-            raise ValueError(f"larger than {LARGEST_FILE} bytes")
-        tensors: dict[str, Array] = library.numpy.load(path.read_bytes())
-    except (OSError, KeyError, ValueError, library.SafetensorError) as error:
-        raise ValueError(f"{path}: {error}") from error
+        tensors: dict[str, Array] = library.numpy.load(content)
+    except Exception as error:  # a parser of foreign bytes: whatever it raises, the file is refused
+        raise ValueError(f"{path}: no safetensors file ({_one_line(error)})") from error
     for name, tensor in tensors.items():
         if tensor.dtype.name not in _TO_SAFETENSORS:
-            raise ValueError(f"{path}: tensor {name:.80} has dtype {tensor.dtype.name}")
+            raise ValueError(f"{path}: tensor {name!r:.80} has dtype {tensor.dtype.name}")
     return tensors
 
 
-def _manifest(directory: pathlib.Path) -> dict[str, Any]:
-    path = directory / MANIFEST
+def _content(path: pathlib.Path, largest: int) -> bytes:
     try:
-        if path.stat().st_size > LARGEST_MANIFEST:
-            raise ValueError(f"larger than {LARGEST_MANIFEST} bytes")
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: {error}") from error
+        if not path.is_file():
+            raise ValueError(f"{path}: no such file")
+        if path.stat().st_size > largest:
+            raise ValueError(f"{path}: larger than {largest} bytes")
+        return path.read_bytes()
+    except OSError as error:
+        raise ValueError(f"{path}: {error.strerror or error}") from error
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__
+
+
+def _manifest(directory: pathlib.Path) -> list[dict[str, Any]]:
+    """What the manifest says of each file."""
+    path = directory / MANIFEST
+    content = _content(path, LARGEST_MANIFEST)
+    try:
+        manifest = parse_json(content)
+    except ValueError as error:
+        raise ValueError(f"{path}: {_one_line(error)}") from error
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise ValueError(f"{path}: expected format {FORMAT}")
     files = manifest.get("files")
@@ -190,49 +207,69 @@ def _manifest(directory: pathlib.Path) -> dict[str, Any]:
         ):
             raise ValueError(f"{path}: malformed entry {entry!r:.80}")
         name = entry["file"]
-        if pathlib.PurePath(name).name != name or "\\" in name or (directory / name).is_symlink():
+        plain = name.isprintable() and pathlib.PurePath(name).name == name and not set(name) & set("\\:")
+        if not plain or (directory / name).is_symlink():
             raise ValueError(f"{path}: file {name!r:.80} is not a plain name in the folder")
-    return manifest
+    return files
 
 
-def verify(directory: str | pathlib.Path, outputs: str | pathlib.Path | None = None) -> Iterator[tuple[str, str]]:
+def verify(directory: str | pathlib.Path, outputs: str | pathlib.Path | None = None) -> Iterator[tuple[str, str, str]]:
     """Check the vectors in a folder, and the results of a second one against them.
 
-    Yields for each file ``(its name, what is wrong)``, the latter empty if nothing is: a digest that differs, a tensor
-    that the manifest does not describe, a result that is missing or off by more than is allowed.
+    Yields for each file its name, what is wrong, which is empty if nothing is, and what was looked at. Wrong is a
+    result that is missing, misshapen or off by more than is allowed.
 
     Raises
     ------
     ValueError
         If the folder or a file of it cannot be trusted at all: no manifest, a malformed one, a path out of the folder,
-        no safetensors file.
+        no safetensors file, a digest that differs, tensors that the manifest does not describe.
     """
     directory = pathlib.Path(directory)
-    for entry in _manifest(directory)["files"]:
+    for entry in _manifest(directory):
         path = directory / entry["file"]
-        tensors = read(path)
-        if hashlib.sha256(path.read_bytes()).hexdigest() != entry["sha256"]:
-            raise ValueError(f"{path}: altered: its SHA-256 is not the manifest's")
+        tensors = read(path, entry["sha256"])
         described = {
-            f"{index}/{name}": list(what)
+            f"{index}/{name}": what
             for index, case in enumerate(entry["cases"])
             for name, what in case["tensors"].items()
-            if isinstance(what, list)
         }
         if {name: _described(tensor) for name, tensor in tensors.items()} != described:
             raise ValueError(f"{path}: its tensors are not those that the manifest describes")
-        problem = _judge(tensors, read(pathlib.Path(outputs) / entry["file"])) if outputs is not None else ""
-        yield entry["file"], problem
-
-
-def _judge(tensors: dict[str, Array], given: dict[str, Array]) -> str:
-    """What is wrong with these results; gradients are judged if any are given."""
-    with_gradients = any("/gradient/" in name for name in given)
-    for name, truth in tensors.items():
-        case, kind, quantity = name.split("/", 2)
-        if kind not in ("output", "gradient") or (kind == "gradient" and not with_gradients):
+        wanted = _judged_tensors(path, tensors)
+        if outputs is None:
+            yield entry["file"], "", f"{len(entry['cases'])} cases"
             continue
-        allowed = float(tensors[f"{case}/allowed/{'gradient of ' if kind == 'gradient' else ''}{quantity}"])
+        results = pathlib.Path(outputs) / entry["file"]
+        if not results.exists():
+            yield entry["file"], "no results", ""
+            continue
+        given = read(results)
+        with_gradients = any("/gradient/" in name for name in given)
+        judged = {name: pair for name, pair in wanted.items() if with_gradients or "/output/" in name}
+        left_out = len(wanted) - len(judged)
+        looked_at = f"{len(judged)} results" + (f", {left_out} gradients not given" if left_out else "")
+        yield entry["file"], _judge(judged, given), looked_at
+
+
+def _judged_tensors(path: pathlib.Path, tensors: dict[str, Array]) -> dict[str, tuple[Array, float]]:
+    """The outputs and gradients by name, each with the error allowed."""
+    found = {}
+    for name, truth in sorted(tensors.items(), key=lambda item: "/gradient/" in item[0]):  # outputs first
+        case, _, rest = name.partition("/")
+        kind, _, quantity = rest.partition("/")
+        if kind not in ("output", "gradient"):
+            continue
+        allowed = tensors.get(f"{case}/allowed/{'gradient of ' if kind == 'gradient' else ''}{quantity}")
+        if allowed is None or allowed.shape != () or not allowed >= 0:
+            raise ValueError(f"{path}: no allowed error of {name!r:.80}")
+        found[name] = (truth, float(allowed))
+    return found
+
+
+def _judge(judged: dict[str, tuple[Array, float]], given: dict[str, Array]) -> str:
+    """What is wrong with these results: the first thing."""
+    for name, (truth, allowed) in judged.items():
         if name not in given:
             return f"{name} is missing"
         if given[name].shape != truth.shape:
