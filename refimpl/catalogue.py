@@ -104,4 +104,12 @@ PAPERS = (
         2023,
         "2305.17490",
     ),
+    Paper(
+        "sgd_noise_regimes",
+        "dynamics",
+        "Dissecting the Effects of SGD Noise in Distinct Regimes of Deep Learning",
+        "Sclocchi, Geiger, Wyart",
+        2023,
+        "2301.13703",
+    ),
 )

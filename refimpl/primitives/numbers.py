@@ -117,17 +117,35 @@ def erf(x: Any) -> Array:
     return _elementwise(x, _floating_erf, "erf")
 
 
+def erfc(x: Any) -> Array:
+    """Elementwise 1 - erf(x), accurate where that is small, same shape and dtype as `x`."""
+    return _elementwise(x, _floating_erfc, "erfc")
+
+
+def _floating_erfc(x: Array) -> Array:
+    if x.dtype == np.longdouble:
+        series, tail = _long_erf_parts(x)
+        above = np.where(np.abs(x) < 2, 1 - series, tail)
+        return np.asanyarray(np.where(x < 0, 2 - above, above))
+    from scipy import special
+
+    value = np.asanyarray(special.erfc(x))
+    return value.astype(x.dtype) if x.dtype == np.float16 else value
+
+
 def _floating_erf(x: Array) -> Array:
     if x.dtype == np.longdouble:
-        return _long_erf(x)
+        series, tail = _long_erf_parts(x)
+        return np.asanyarray(np.sign(x) * np.where(np.abs(x) < 2, series, 1 - tail))
     from scipy import special
 
     value = np.asanyarray(special.erf(x))
     return value.astype(x.dtype) if x.dtype == np.float16 else value  # SciPy computes half precision in single
 
 
-def _long_erf(x: Array) -> Array:
-    r"""$\frac2{\sqrt\pi}e^{-x^2}\sum_n\frac{2^nx^{2n+1}}{(2n+1)!!}$, all terms of one sign, to 2; then 1 less a tail.
+def _long_erf_parts(x: Array) -> tuple[Array, Array]:
+    r"""$\frac2{\sqrt\pi}e^{-x^2}\sum_n\frac{2^nx^{2n+1}}{(2n+1)!!}$ at $\lvert x\rvert\le2$, of one sign; and the tail
+    from there on.
 
     The tail $\operatorname{erfc}$ is a continued fraction, of which 80 steps give 64 bits from 2 on.
     """
@@ -140,12 +158,11 @@ def _long_erf(x: Array) -> Array:
         odd += 2
         term = term * (2 * small * small) / odd
         total = total + term
-    large = np.clip(size, 2, 8)  # beyond 7 the tail is below one unit in the last place
+    large = np.clip(size, 2, 100)  # beyond it the tail is 0 next to every longdouble
     fraction = large
     for step in range(80, 0, -1):
         fraction = large + step / (2 * fraction)
-    series, tail = np.exp(-small * small) * total * 2 / root, np.exp(-large * large) / (root * fraction)
-    return np.asanyarray(np.sign(x) * np.where(size < 2, series, 1 - tail))
+    return np.exp(-small * small) * total * 2 / root, np.exp(-large * large) / (root * fraction)
 
 
 def positive_part(x: Any) -> Array:

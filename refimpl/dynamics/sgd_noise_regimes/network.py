@@ -1,0 +1,328 @@
+r"""Deep ReLU networks without biases, SGD on $F=f(w)-f(w_0)$, and the map between scales in the feature regime."""
+
+from collections.abc import Callable, Iterable, Sequence
+from itertools import islice, pairwise
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from refimpl.dynamics.sgd_noise_regimes.hinge import batch_rows, check_labels, root_of_width, signs, unfitted
+from refimpl.primitives.checks import check_integer, check_number, check_shapes, checked
+from refimpl.primitives.memory import keep_freed_memory
+from refimpl.primitives.numbers import Array, constant, positive_part, sqrt, transpose, unit_step
+from refimpl.primitives.trees import leaves, tree_map
+
+Weights = Sequence[Array]
+
+
+def _check_layer(x: Array, weight: Array) -> None:
+    check_shapes(x=(x, "n n_inputs"), weight=(weight, "n_outputs n_inputs"))
+
+
+def _root_two(like: Array) -> Array:
+    return sqrt(constant(2, like))
+
+
+@checked(_check_layer)
+def hidden_layer(x: Array, weight: Array) -> Array:
+    r"""$\sqrt2\max(Wa/\sqrt{n_{in}},0)$ on rows: at unit normal weights it keeps the mean square of its inputs.
+
+    Parameters
+    ----------
+    x : array, shape (n, n_inputs)
+    weight : array, shape (n_outputs, n_inputs)
+
+    Returns
+    -------
+    array, shape (n, n_outputs)
+
+    Raises
+    ------
+    ValueError
+        If shapes do not fit or an entry is not finite.
+
+    Source: arXiv 2301.13703, the fully connected networks.
+    """
+    return np.asanyarray(_root_two(x) * positive_part(x @ transpose(weight) / root_of_width(x)))
+
+
+@checked(_check_layer)
+def hidden_layer_vjp(x: Array, weight: Array) -> tuple[Array, Callable[[Array], tuple[Array, Array]]]:
+    """:func:`hidden_layer` and its pullback ``cotangent -> (x, weight)``."""
+    root, two = root_of_width(x), _root_two(x)
+    before = x @ transpose(weight) / root
+
+    def pullback(cotangent: Array) -> tuple[Array, Array]:
+        to_before = cotangent * unit_step(before) * (two / root)
+        return to_before @ weight, transpose(to_before) @ x
+
+    return np.asanyarray(two * positive_part(before)), pullback
+
+
+def check_network(x: Array, weights: Weights) -> None:
+    """Raise ``ValueError`` unless the matrices follow on each other and end in one output."""
+    if not isinstance(weights, list | tuple) or len(weights) < 2:
+        raise ValueError(f"weights: expected a list of two or more matrices, got {weights!r:.80}")
+    shapes = {"x": (x, "n n_0")}
+    for index, matrix in enumerate(weights):
+        outputs = "1" if index == len(weights) - 1 else f"n_{index + 1}"
+        shapes[f"weights[{index}]"] = (matrix, f"{outputs} n_{index}")
+    check_shapes(**shapes)
+
+
+@checked(check_network)
+def network_outputs(x: Array, weights: Weights) -> Array:
+    r"""$f(w,x)$: $D$ layers $a\leftarrow\sqrt2\max(Wa/\sqrt{n_{in}},0)$, then one output $Wa/\sqrt{n_{in}}$.
+
+    Homogeneous of degree $D+1$ in the weights.
+
+    Parameters
+    ----------
+    x : array, shape (n, n_inputs)
+    weights : list of D + 1 >= 2 arrays
+        Shapes (n_outputs, n_inputs) of each layer; the last has one output.
+
+    Returns
+    -------
+    array, shape (n,)
+
+    Raises
+    ------
+    ValueError
+        If there are fewer than two matrices, shapes do not fit or an entry is not finite.
+
+    Source: arXiv 2301.13703, the fully connected networks.
+    """
+    for matrix in weights[:-1]:
+        x = hidden_layer.unchecked(x, matrix)
+    return np.asanyarray((x @ weights[-1][0]) / root_of_width(x))
+
+
+@checked(check_network)
+def network_outputs_vjp(x: Array, weights: Weights) -> tuple[Array, Callable[[Array], tuple[Array, Sequence[Array]]]]:
+    """:func:`network_outputs` and its pullback ``cotangent -> (x, weights)``."""
+    pulls = []
+    for matrix in weights[:-1]:
+        x, pull = hidden_layer_vjp.unchecked(x, matrix)
+        pulls.append(pull)
+    last, root = weights[-1], root_of_width(x)
+
+    def pullback(cotangent: Array) -> tuple[Array, Sequence[Array]]:
+        scaled = cotangent / root
+        to_x, to_weights = scaled[:, None] * last, [(scaled @ x)[None]]
+        for pull in reversed(pulls):
+            to_x, to_weight = pull(to_x)
+            to_weights.append(to_weight)
+        return to_x, type(weights)(reversed(to_weights))  # type: ignore[call-arg]
+
+    return np.asanyarray((x @ last[0]) / root), pullback
+
+
+def _check_linearised(x: Array, weights: Weights, displacement: Weights) -> None:
+    check_network(x, weights)
+    check_network(x, displacement)
+
+
+@checked(_check_linearised)
+def linearised_outputs(x: Array, weights: Weights, displacement: Weights) -> Array:
+    r"""$\nabla_wf(w_0,x)\cdot\Delta w$, forwards through the layers: what the lazy limit makes of $F$.
+
+    Parameters
+    ----------
+    x : array, shape (n, n_inputs)
+    weights : list of arrays, as for :func:`network_outputs`
+        $w_0$.
+    displacement : list of arrays of the same shapes
+        $\Delta w=w-w_0$.
+
+    Returns
+    -------
+    array, shape (n,)
+
+    Raises
+    ------
+    ValueError
+        As :func:`network_outputs`.
+
+    Source: arXiv 2301.13703, the lazy regime.
+    """
+    two, moved = _root_two(x), np.zeros_like(x)
+    for matrix, change in zip(weights[:-1], displacement[:-1], strict=True):
+        root = root_of_width(x)
+        before = x @ transpose(matrix) / root
+        moved = two * unit_step(before) * (moved @ transpose(matrix) + x @ transpose(change)) / root
+        x = two * positive_part(before)
+    return np.asanyarray((moved @ weights[-1][0] + x @ displacement[-1][0]) / root_of_width(x))
+
+
+def initial_network(n_inputs: int, width: int, n_hidden: int, rng: np.random.Generator) -> list[Array]:
+    r"""Unit normal weights of $D$ hidden layers of one width, and an output.
+
+    Parameters
+    ----------
+    n_inputs, width, n_hidden : int >= 1
+        `n_hidden` is the number $D$ of hidden layers.
+    rng : numpy.random.Generator
+
+    Returns
+    -------
+    list of n_hidden + 1 arrays
+
+    Raises
+    ------
+    ValueError
+        If a size is below 1.
+
+    Source: arXiv 2301.13703, the fully connected networks.
+    """
+    n_inputs, width = check_integer("n_inputs", n_inputs, 1), check_integer("width", width, 1)
+    sizes = [n_inputs, *[width] * check_integer("n_hidden", n_hidden, 1), 1]
+    return [rng.standard_normal((after, before)) for before, after in pairwise(sizes)]
+
+
+def relative_weight_change(weights: Weights, initial: Weights) -> float:
+    r"""$\Delta w=\lVert w-w_0\rVert/\lVert w_0\rVert$ over all matrices.
+
+    Raises
+    ------
+    ValueError
+        If the two differ in structure or the initial weights are all 0.
+
+    Source: arXiv 2301.13703, the setting.
+    """
+    moved = sum(float(((a - b) ** 2).sum()) for a, b in zip(leaves(weights), leaves(initial), strict=True))
+    size = sum(float((one**2).sum()) for one in leaves(initial))
+    if size == 0:
+        raise ValueError("initial: expected weights that are not all 0, got only zeros")
+    return (moved / size) ** 0.5
+
+
+# --- SGD ---
+
+
+class NetworkRun(NamedTuple):
+    """Where SGD went, and when it stopped."""
+
+    weights: list[Array]
+    time: float
+    r"""$\eta$ times the steps taken: $t^*$ if the run converged, to within the steps between two tests."""
+    steps: int
+    converged: bool
+    """Whether every point is fitted. A run whose weights are no longer finite has stopped and is not converged."""
+
+
+def train_network(
+    inputs: Array,
+    labels: Array,
+    weights: Weights,
+    learning_rate: Any,
+    batch_size: int,
+    margin: Any,
+    rng: np.random.Generator | None,
+    max_steps: int,
+    check_every: int = 1,
+    batches: Iterable[Array] | None = None,
+) -> NetworkRun:
+    r"""SGD on the hinge loss of $F=f(w)-f(w_0)$ until all points are fitted, the weights overflow or steps run out.
+
+    Parameters
+    ----------
+    inputs : array, shape (n_samples, n_inputs)
+    labels : array, shape (n_samples,)
+        Signs.
+    weights : list of arrays, as for :func:`network_outputs`
+        $w_0$.
+    learning_rate : number > 0
+    batch_size : int from 1 to n_samples
+    margin : number >= 0
+        $\kappa=1/\alpha$.
+    rng : numpy.random.Generator
+        Of the batches, drawn uniformly with replacement; None if they are given.
+    max_steps : int >= 1
+    check_every : int >= 1
+        Steps between two tests of the whole training set; the resolution of $t^*$.
+    batches : iterable of integer arrays of shape (batch_size,), optional
+        In place of the generator's; the run also ends with them.
+
+    Returns
+    -------
+    NetworkRun
+
+    Raises
+    ------
+    ValueError
+        If shapes do not fit, an entry is not finite, a label is no sign, a number or an index is out of range.
+
+    Source: arXiv 2301.13703, the algorithm of the setting.
+    """
+    check_network(inputs, weights)
+    n_samples = len(inputs)
+    check_labels(labels, n_samples)
+    rate = check_number("learning_rate", learning_rate, "(0, inf)") / check_integer(
+        "batch_size", batch_size, 1, n_samples
+    )
+    margin, max_steps = check_number("margin", margin, "[0, inf)"), check_integer("max_steps", max_steps, 1)
+    check_every = check_integer("check_every", check_every, 1)
+    if rng is None and batches is None:
+        raise ValueError("rng: expected a generator, or batches to take in its place, got None")
+    keep_freed_memory()
+    y = signs(labels, inputs)
+    start = network_outputs.unchecked(inputs, weights)
+    current, steps, converged = [matrix.copy() for matrix in weights], 0, False
+    with np.errstate(over="ignore", invalid="ignore"):  # a run that diverges is an outcome
+        for chosen in islice(batch_rows(n_samples, batch_size, rng, batches), max_steps):
+            outputs, pull = network_outputs_vjp.unchecked(inputs[chosen], current)
+            active = unfitted(y[chosen] * (outputs - start[chosen]), margin)
+            if active.any():
+                gradients = pull(y[chosen] * active)[1]
+                for matrix, gradient in zip(current, gradients, strict=True):
+                    matrix += rate * gradient
+            steps += 1
+            if steps % check_every == 0:
+                agreements = y * (network_outputs.unchecked(inputs, current) - start)
+                if not np.all(np.isfinite(agreements)):
+                    break
+                converged = not unfitted(agreements, margin).any()
+                if converged:
+                    break
+    return NetworkRun(current, learning_rate * steps, steps, converged)
+
+
+# --- the feature regime ---
+
+
+def feature_regime_map(weights: Any, learning_rate: Any, alpha: Any, n_hidden: Any) -> tuple[Any, Any]:
+    r"""Weights $u=\alpha^{1/(D+1)}w$ and a rate $\eta_u=\eta\,\alpha^{-\frac{D-1}{D+1}}$ that do the same at margin 1.
+
+    $f$ is homogeneous of degree $D+1$, so $F_w=F_u/\alpha$, active points are the same, and a step of $w$ at
+    $\eta$ with margin $1/\alpha$ is a step of $u$ at $\eta_u$ with margin 1. At vanishing $w_0$ every characteristic
+    temperature is therefore proportional to $\alpha^k$, $k=\frac{D-1}{D+1}$.
+
+    Parameters
+    ----------
+    weights : tree of arrays
+        $w$.
+    learning_rate : number > 0
+    alpha : number > 0
+    n_hidden : int >= 1, or a symbol
+        $D$.
+
+    Returns
+    -------
+    weights : tree of arrays
+        $u$.
+    learning_rate : number
+        $\eta_u$.
+
+    Raises
+    ------
+    ValueError
+        If a number is out of range.
+
+    Source: arXiv 2301.13703, the feature regime; the symmetry is derived.
+    """
+    learning_rate = check_number("learning_rate", learning_rate, "(0, inf)")
+    alpha = check_number("alpha", alpha, "(0, inf)")
+    n_hidden = check_integer("n_hidden", n_hidden, 1)
+    scale = alpha ** (1 / (n_hidden + 1))
+    return tree_map(lambda w: scale * w, weights), learning_rate / scale ** (n_hidden - 1)
