@@ -112,4 +112,12 @@ PAPERS = (
         2023,
         "2301.13703",
     ),
+    Paper(
+        "large_step_logistic",
+        "dynamics",
+        "From Logistic Regression to the Perceptron Algorithm: Exploring Gradient Descent with Large Step Sizes",
+        "Tyurin",
+        2024,
+        "2412.08424",
+    ),
 )
