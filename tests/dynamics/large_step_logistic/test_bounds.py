@@ -56,7 +56,8 @@ def test_the_margin_is_the_distance_of_the_hull(z: Array) -> None:
     found = margin(z)
     assert found.margin == pytest.approx(distance_of_the_hull(z), rel=1e-4)
     assert np.linalg.norm(found.direction) == pytest.approx(1, rel=1e-14)
-    assert np.min(z @ found.direction) == found.margin == normalized_margin(found.direction, z)
+    assert np.min(z @ found.direction) == found.margin
+    assert normalized_margin(found.direction, z) == pytest.approx(found.margin, rel=1e-14)
 
 
 def test_known_margins() -> None:
