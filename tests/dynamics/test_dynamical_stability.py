@@ -421,8 +421,14 @@ X, Y, RNG = sample(4, 6, 3), sample(5, 6), np.random.default_rng(0)
 @pytest.mark.parametrize(
     ("call", "complaint"),
     [
-        (lambda: critical_learning_rate(np.zeros((3, 2))), "jacobian: expected a gradient that is not zero"),
-        (lambda: stability_radius(np.zeros((3, 2)), 0.1), "jacobian: expected a gradient that is not zero"),
+        (lambda: critical_learning_rate(np.zeros((3, 2))), "jacobian: expected an entry that is not zero"),
+        (lambda: stability_radius(np.zeros((3, 2)), 0.1), "jacobian: expected an entry that is not zero"),
+        (lambda: trace_bound(np.stack([G, 0 * G])), "jacobian: expected an entry that is not zero"),
+        (lambda: gd_critical_learning_rate(0 * G), "jacobian: expected an entry that is not zero"),
+        (lambda: rayleigh_learning_rate(0 * np.eye(3), G), "covariance: expected an entry that is not zero"),
+        (lambda: alignment_factor(G, 0 * Y[:4]), "residuals: expected an entry that is not zero"),
+        (lambda: balance_ratio(DiagonalNet(NET.a, 0 * NET.b)), "net: expected an entry that is not zero"),
+        (lambda: population_fisher(ReluNet(RELU.a, 0 * RELU.w)), "w: expected an entry that is not zero"),
         (lambda: critical_learning_rate(G, 0), "batch_size: expected an integer >= 1, got 0"),
         (lambda: critical_learning_rate(G, 1.5), "batch_size: expected an integer >= 1, got 1.5"),
         (lambda: critical_learning_rate(G * np.nan), "jacobian: expected finite entries"),

@@ -40,10 +40,9 @@ INTERPOLATES = 1e-4
     statement=r"\eta\operatorname{Tr}G\le2,\qquad\|\theta\|_{\mathcal P}\le\frac2{\eta\sqrt d},\qquad "
     r"\|\beta\|_1\le\frac1{\eta\operatorname{Var}x}",
     method="experiment",
-    scope="3 runs each of ReLU networks (d = 20, m = 40, n = 60) at 0.006 and 0.012 and of diagonal networks (d = "
-    "200, n = 80) at "
-    "0.032 and 0.05, SGD with single examples from large weights, trained until they interpolate; in the population "
-    "the norm bounds follow from the trace bound and the equivalences",
+    scope="3 runs each of ReLU networks (d = 20, m = 40, n = 60) at 0.006 and 0.012 and of diagonal networks (d = 200, "
+    "n = 80) at 0.032 and 0.05, SGD with single examples from large weights, trained until they interpolate; in the "
+    "population the norm bounds follow from the trace bound and the equivalences",
     uses=["dynamical_stability/S3", "dynamical_stability/S9", "dynamical_stability/S11"],
     control=Control("gradient descent in SGD's place", method="gd"),
 )
@@ -80,10 +79,9 @@ def one_layer_after_the_other(net: DiagonalNet, x: Array, y: Array, learning_rat
     statement=r"a_j^2-b_j^2\leftarrow(a_j^2-b_j^2)(1-\eta^2h_j^2),\qquad\|w_j\|^2-a_j^2\leftarrow\|w_j\|^2-a_j^2"
     r"+\eta^2r^2\sigma'\big(a_j^2\|x\|^2-(w_j^\top x)^2\big)",
     method="symbolic",
-    scope="the laws for all weights and data, at 2 inputs and one example, and at 2 ReLU units and one "
-    "example; the flow's "
-    "conservation; 60 runs at each of r0 = 2, 4, 16 (d = 200, n = 80, clipped to 50): SGD at 0.07 for 20000 steps, "
-    "intervals of the mean; gradient descent at 0.001 for 3000 steps",
+    scope="the laws for all weights and data, at 2 inputs and one example, and at 2 ReLU units and one example; the "
+    "flow's conservation; 60 runs at each of r0 = 2, 4, 16 (d = 200, n = 80, clipped to 50): SGD at 0.07 for 20000 "
+    "steps, intervals of the mean; gradient descent at 0.001 for 3000 steps",
     cost="full",
     control=[
         Control("gradient descent in SGD's place", method="gd"),
@@ -232,8 +230,7 @@ def trace_without_dimension(net: ReluNet) -> Array:
     source="abstract (equivalence of sharpness and norm)",
     statement=r"\operatorname{Tr}G_n\approx\tfrac12\sum_j(\|w_j\|^2+d\,a_j^2)",
     method="experiment",
-    scope="16 runs of SGD (d = 20, m = 40, n = 60) at 0.006 and 0.012, intervals of the mean log ratio within "
-    "20%, "
+    scope="16 runs of SGD (d = 20, m = 40, n = 60) at 0.006 and 0.012, intervals of the mean log ratio within 20%, "
     "although the weights depend on the examples",
     uses=["dynamical_stability/S9", "dynamical_stability/S14"],
     control=Control("the formula without the factor d", formula=trace_without_dimension),
@@ -294,8 +291,9 @@ def sharpness_series(runs: dict[str, Any], rates: Array) -> Figure:
 @figure(
     "dynamical_stability/F1",
     title="Sharpness of the minima against the learning rate, diagonal networks",
-    caption="SGD's trace bends below the line 2 / learning rate where that comes down to it, and pulls the other two "
-    "along; gradient descent's does not move, for its largest eigenvalue is far below. Means of 3 runs.",
+    caption="SGD's trace falls as the line 2 / learning rate comes down to it, stays below, and pulls the other two "
+    "measures along. Gradient descent's trace does not move and crosses the line, for its largest eigenvalue stays "
+    "below. Means of 3 runs.",
     answers_to="Section 5, sharpness against the learning rate (diagonal networks)",
 )
 def diagonal_sharpness_figure(rng: np.random.Generator) -> Figure:
@@ -319,8 +317,7 @@ def diagonal_test_figure(rng: np.random.Generator) -> Figure:
     "dynamical_stability/F3",
     title="Balance after training against balance before",
     caption="SGD ends nearly balanced, whatever the start. Gradient descent keeps the differences of squares, and its "
-    "ratio "
-    "even rises where the product shrinks. Means of 3 runs.",
+    "ratio even rises where the product shrinks. Means of 3 runs.",
     answers_to="Section 5, r after training against r before",
 )
 def balance_figure(rng: np.random.Generator) -> Figure:
@@ -339,7 +336,8 @@ def balance_figure(rng: np.random.Generator) -> Figure:
 @figure(
     "dynamical_stability/F4",
     title="Sharpness of the minima against the learning rate, ReLU networks",
-    caption="As for diagonal networks: SGD's trace follows the line 2 / learning rate down. Means of 3 runs.",
+    caption="As for diagonal networks: SGD's trace stays below the line 2 / learning rate, gradient descent's crosses "
+    "it. Means of 3 runs.",
     answers_to="Section 5, sharpness against the learning rate (ReLU networks)",
 )
 def relu_sharpness_figure(rng: np.random.Generator) -> Figure:
@@ -349,9 +347,9 @@ def relu_sharpness_figure(rng: np.random.Generator) -> Figure:
 @figure(
     "dynamical_stability/F5",
     title="The largest stable rate of the minima reached, against the rate that reached them, ReLU networks",
-    caption="SGD ends where its own rate is stable: its points stay above the diagonal and lie along it. Gradient "
-    "descent, "
-    "which knows nothing of that condition, ends far below it at large rates. Means of 3 runs.",
+    caption="SGD ends where its own rate is linearly stable: its points stay above the diagonal and rise with it. "
+    "Gradient descent, which knows nothing of that condition, ends at one and the same largest stable rate, below its "
+    "own from 0.006 on. Means of 3 runs.",
     answers_to="Section 3 and 5 (linear stability of trained minima)",
 )
 def stable_rate_figure(rng: np.random.Generator) -> Figure:

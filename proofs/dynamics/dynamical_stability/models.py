@@ -68,10 +68,9 @@ def activation_by_quadrature(d: int) -> float:
     r"c_d^2S\le\lambda_{\max}(G)\le\tfrac12S,\quad S\ge2\|\theta\|_{\mathcal P}",
     method="symbolic",
     scope="the trace from pairs x, -x of inputs for all weights and inputs at d = m = 2, and AM-GM for each unit; 40 "
-    "draws of up "
-    "to 8 units and 12 inputs with the exact largest eigenvalue; equality at one unit; 20000 sampled inputs at (d, m) "
-    "= (20, 7), "
-    "(12, 5), (30, 10), (3, 4): trace, largest eigenvalue and mean activation; the constant by quadrature",
+    "draws of up to 8 units and 12 inputs with the exact largest eigenvalue; equality at one unit; 20000 sampled "
+    "inputs at (d, m) = (20, 7), (12, 5), (30, 10), (3, 4): trace, largest eigenvalue and mean activation; the "
+    "constant by quadrature",
     control=[
         Control("the trace without the factor d", trace=trace_without_dimension),
         Control("the constant of d = 1 in the lower bound", bounds=bounds_of_one_dimension),
@@ -168,9 +167,8 @@ def scaled_by_the_ratio(a: Array, signs: Array, ratio: Any) -> DiagonalNet:
     r"r=r_0",
     method="symbolic",
     scope="all weights at d = 2, 3, on inputs with exact second moment I: trace, Frobenius norm, characteristic "
-    "polynomial; "
-    "the squares left over, by coordinate; the construction for every r0 > 1 and all weights at d = 2; in floats at d "
-    "to 50, with equality where |a| = |b|",
+    "polynomial; the squares left over, by coordinate; the construction for every r0 > 1 and all weights at d = 2; in "
+    "floats at d to 50, with equality where |a| = |b|",
     control=Control("b = r0 a", construct=scaled_by_the_ratio),
 )
 def diagonal_equivalence(rng: np.random.Generator, construct: Callable[..., DiagonalNet] = net_of_ratio) -> Evidence:
@@ -228,9 +226,8 @@ def by_n(x: Array, norm: float = 1) -> Array:
     r"\qquad\hat{\mathcal R}_n(\|\theta\|_{\mathcal P}\le1)\le2\sqrt{\tfrac dn}",
     method="statistical",
     scope="the exact supremum (the dual norm) at d = 50, n = 30, uniform inputs, 20000 draws of signs; every one of "
-    "the signs at "
-    "n = 8 and d = 1, 3, 100; ReLU units on the circle: the supremum over 720 directions at n = 30, 4000 draws. The "
-    "constants of the paper's own generalisation theorem are not in the public abstract and are not judged",
+    "the signs at n = 8 and d = 1, 3, 100; ReLU units on the circle: the supremum over 720 directions at n = 30, 4000 "
+    "draws. The constants of the paper's own generalisation theorem are not in the public abstract and are not judged",
     control=Control("1/n in place of its root", bound=by_n),
 )
 def norms_control_complexity(rng: np.random.Generator, bound: Callable[..., Array] = rademacher_l1) -> Evidence:

@@ -184,8 +184,8 @@ def enumerated(deviation: Array, jacobian: Array, learning_rate: Any, batch_size
     r"\langle M,\mathcal T(C)\rangle=\langle\mathcal T(M),C\rangle",
     method="symbolic",
     scope="all batches enumerated for n = 2, 3 and B = 1, 2, all numbers of parameters (columns of any length; "
-    "rank-one C, "
-    "of which all are sums); all n and B: by induction over independent draws; in floats on 50 draws of n to 3, B to 2",
+    "rank-one C, of which all are sums); all n and B: by induction over independent draws; in floats on 50 draws of n "
+    "to 3, B to 2",
     control=Control("without the noise of the batch", moment=without_noise),
 )
 def operator_is_exact(rng: np.random.Generator, moment: Callable[..., Array] = second_moment_step) -> Evidence:
@@ -241,8 +241,7 @@ def convexity() -> Evidence:
     r"\le\frac2\eta",
     method="symbolic",
     scope="all n, p and B: a self-adjoint operator of radius at most 1 has <I, T(I) - I> <= 0, which is the stability "
-    "margin "
-    "(columns of any length at n = 2, 3; blocks for all n), and Jensen's inequality by induction; the largest "
+    "margin (columns of any length at n = 2, 3; blocks for all n), and Jensen's inequality by induction; the largest "
     "stable rate of 200 draws of up to 5 gradients, among them of equal norms, where it is attained",
     uses=["dynamical_stability/S1", "dynamical_stability/S2"],
     control=Control("the largest rate at which gradient descent is stable", critical=gd_critical_learning_rate),
@@ -262,7 +261,7 @@ def trace_theorem(rng: np.random.Generator, critical: Callable[[Array], Array] =
         seen.append(float(critical(jacobian) * sharpness(jacobian).trace))
         return seen[-1]
 
-    # An eigenvalue of a matrix of at most 5 rows, of condition number 1 in relative terms for it is the largest.
+    # The largest eigenvalue of a matrix of at most 6 rows, from sums of at most 36 terms of one sign.
     bound = 2 * (1 + 1000 * ROUNDOFF)
     return (
         vanishes(differences, "<I, T(I) - I> and the margin")
@@ -290,8 +289,7 @@ def at_one(jacobian: Array, batch_size: int) -> Array:
     r"\frac{2\operatorname{Tr}G}{(1-\frac1B)\|G\|_F^2+\frac1B\frac1n\sum\|g_i\|^4}",
     method="symbolic",
     scope="above as the trace theorem; below: the squares that are left over, for one gradient of any length against "
-    "any "
-    "symmetric C, and for any pair of eigenvalues; both on 300 draws, B in {1, 2, 3, 16}, and how near they come",
+    "any symmetric C, and for any pair of eigenvalues; both on 300 draws, B in {1, 2, 3, 16}, and how near they come",
     uses=["dynamical_stability/S3"],
     control=[
         Control("the mean squared norm in place of the largest", below=mean_for_longest),
@@ -368,9 +366,8 @@ def exact_energy(moment: Callable[..., Array], jacobian: Array, learning_rate: f
     r"\mathbb E\|\delta_t\|^2\ge\rho^t,\ \rho>1",
     method="statistical",
     scope="3 draws of 4 Gaussian gradients of 3 parameters, 0.8, 0.95 and 1.2 times the critical rate: 200000 runs of "
-    "3 steps "
-    "in 100 groups against the operator (later moments are too heavy-tailed to be averaged), and 150 steps of the "
-    "operator; a single run may converge all the same",
+    "3 steps in 100 groups against the operator (later moments are too heavy-tailed to be averaged), and 150 steps of "
+    "the operator; a single run may converge all the same",
     uses=["dynamical_stability/S2"],
     control=Control("without the noise of the batch", moment=without_noise),
 )
@@ -416,9 +413,8 @@ def sparse(rng: np.random.Generator) -> tuple[DiagonalNet, Array]:
     statement=r"\eta\lambda_{\max}<2,\quad\eta\operatorname{Tr}G>2,\quad\rho(\mathcal T)>1",
     method="property",
     scope="20 draws of 6 uniform inputs of dimension 40: a balanced diagonal network that interpolates, the sparse "
-    "target "
-    "plus noise in the inputs' null space, at 1.6 over the largest eigenvalue; its population error beside that of the "
-    "sparse network, 0, which is stable at the same rate",
+    "target plus noise in the inputs' null space, at 1.6 over the largest eigenvalue; its population error beside that "
+    "of the sparse network, 0, which is stable at the same rate",
     uses=["dynamical_stability/S3"],
     control=Control("the sparse network itself", minimum=sparse),
 )
@@ -467,9 +463,8 @@ def unequal_norms(rng: np.random.Generator, n: int, p: int) -> Array:
     statement=r"\|g_i\|^2=c,\ B=1:\quad\mathcal T(I)=I-\eta(2-\eta c)\,G,\qquad\eta^*=\frac2{\operatorname{Tr}G}",
     method="symbolic",
     scope="all n and p (with D = cG; that it is so, for columns of any length at n = 2, 3): the identity is then "
-    "Perron's "
-    "eigenvector of the generalised problem; the largest stable rate of 100 draws of up to 8 gradients of up to 6 "
-    "parameters",
+    "Perron's eigenvector of the generalised problem; the largest stable rate of 100 draws of up to 8 gradients of up "
+    "to 6 parameters",
     uses=["dynamical_stability/S2", "dynamical_stability/S3"],
     control=Control("norms from 1 to 2", draw=unequal_norms),
 )
@@ -518,8 +513,7 @@ def batch_ignored(jacobian: Array, residuals: Array, learning_rate: Any, batch_s
     r"\frac1n\sum_ig_i^\top Gg_i=\|G\|_F^2",
     method="symbolic",
     scope="all batches enumerated at n = 2, B = 1, 2 and n = 3, B = 1, all numbers of parameters (columns); all n and "
-    "B: "
-    "half the trace of G T(C) on blocks; in floats all batches of n = 4, B = 1, 3 on 20 draws, with the alignment "
+    "B: half the trace of G T(C) on blocks; in floats all batches of n = 4, B = 1, 3 on 20 draws, with the alignment "
     "factor",
     uses=["dynamical_stability/S2"],
     control=Control("the batch size ignored in the noise", split=batch_ignored),

@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from refimpl.dynamics.dynamical_stability.relu_net import check_learning_rate, weighted_sum
-from refimpl.dynamics.dynamical_stability.sharpness import Sharpness
+from refimpl.dynamics.dynamical_stability.sharpness import Sharpness, check_not_zero
 from refimpl.primitives.checks import check_number, check_shapes, checked
-from refimpl.primitives.numbers import Array, absolute, sqrt
+from refimpl.primitives.numbers import Array, absolute, is_symbolic, sqrt
 
 
 class DiagonalNet(NamedTuple):
@@ -133,16 +133,20 @@ def isotropic_sharpness(net: DiagonalNet) -> Sharpness:
 # --- balance ---
 
 
-@checked(_check_net)
+def _check_product(net: DiagonalNet) -> None:
+    _check_net(net)
+    if not is_symbolic(*net):
+        check_not_zero("net", (net.a * net.b)[..., None])
+
+
+@checked(_check_product)
 def balance_ratio(net: DiagonalNet) -> Array:
     r"""$r(\theta)=\frac{\|a\|^2+\|b\|^2}{2\|a\odot b\|_1}\ge1$, with equality where $|a_j|=|b_j|$, shape (...).
-
-    Infinite where the product is zero.
 
     Raises
     ------
     ValueError
-        If shapes do not fit or an entry is not finite.
+        If shapes do not fit, an entry is not finite or a product is zero.
 
     Source: arXiv 2305.17490, Section 5 (balance).
     """

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from refimpl.dynamics.dynamical_stability.sharpness import check_jacobian, fisher_kernel
+from refimpl.dynamics.dynamical_stability.sharpness import check_jacobian, check_not_zero, fisher_kernel
 from refimpl.primitives.checks import check_integer, check_number, check_shapes, checked
 from refimpl.primitives.numbers import Array
 from refimpl.primitives.traces import inner
@@ -49,6 +49,12 @@ def _check_residuals(jacobian: Array, residuals: Array) -> None:
     check_shapes(jacobian=(jacobian, "... n p"), residuals=(residuals, "... n"))
 
 
+def _check_alignment(jacobian: Array, residuals: Array) -> None:
+    _check_residuals(jacobian, residuals)
+    check_not_zero("jacobian", jacobian)
+    check_not_zero("residuals", residuals[..., None])
+
+
 def noise_energy(jacobian: Array, residuals: Array) -> Array:
     r"""$\operatorname{Tr}(\Sigma G)=\frac1n\sum_ir_i^2\chi_i-\frac1n\|Kr\|^2$, shape (...)."""
     column = residuals[..., None]
@@ -59,7 +65,7 @@ def noise_energy(jacobian: Array, residuals: Array) -> Array:
     )
 
 
-@checked(_check_residuals)
+@checked(_check_alignment)
 def alignment_factor(jacobian: Array, residuals: Array) -> Array:
     r"""$\mu=\operatorname{Tr}(\Sigma G)\big/\big(2L\,\|G\|_F^2\big)$: how much of the noise goes into sharp directions.
 
@@ -76,7 +82,7 @@ def alignment_factor(jacobian: Array, residuals: Array) -> Array:
     Raises
     ------
     ValueError
-        If shapes do not fit or an entry is not finite.
+        If shapes do not fit, an entry is not finite or one of the arrays is zero.
 
     Source: arXiv 2305.17490, Section 3 (loss-scaled alignment factor).
     """

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from refimpl.dynamics.dynamical_stability.sharpness import check_not_zero
 from refimpl.primitives.checks import check_number, check_shapes, checked
 from refimpl.primitives.numbers import Array, absolute, constant, positive_part, sqrt, transpose, unit_step
 
@@ -182,6 +183,7 @@ def _activation_kernel(lengths: Array, angles: Array) -> Array:
 
 def _check_single_net(net: ReluNet) -> None:
     check_shapes(a=(net.a, "m"), w=(net.w, "m d"))
+    check_not_zero("w", net.w[:, None, :])
 
 
 @checked(_check_single_net)
@@ -208,7 +210,7 @@ def population_fisher(net: ReluNet) -> Array:
     Raises
     ------
     ValueError
-        If shapes do not fit or an entry is not finite.
+        If shapes do not fit, an entry is not finite or a weight vector is zero.
 
     Source: derived; Cho and Saul (2009) for the kernels.
     """

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 from refimpl.primitives.checks import check_shapes, checked
-from refimpl.primitives.numbers import Array, transpose
+from refimpl.primitives.numbers import Array, is_symbolic, transpose
 from refimpl.primitives.traces import inner
 
 
@@ -20,6 +20,12 @@ class Sharpness(NamedTuple):
 def check_jacobian(jacobian: Array) -> None:
     """Check per-example gradients in rows, of shape (..., n, p)."""
     check_shapes(jacobian=(jacobian, "... n p"))
+
+
+def check_not_zero(name: str, matrices: Array) -> None:
+    """Check that no matrix, over the last two axes, is zero; of symbols none is known to be."""
+    if not is_symbolic(matrices) and not np.all(np.any(matrices, axis=(-2, -1))):
+        raise ValueError(f"{name}: expected an entry that is not zero")
 
 
 @checked(check_jacobian)

@@ -14,17 +14,19 @@ $$\rho(\mathcal T)\le1\iff\eta\le\eta^*,\qquad
 """
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import numpy as np
 
 from refimpl.dynamics.dynamical_stability.sharpness import (
     check_jacobian,
+    check_not_zero,
     squared_norms,
     trace_and_square,
 )
 from refimpl.primitives.checks import check_integer, check_number, check_shapes, checked
-from refimpl.primitives.numbers import Array, transpose
+from refimpl.primitives.numbers import Array, is_symbolic, transpose
 from refimpl.primitives.traces import inner
 
 LARGEST_SPAN = 60  # the operator has the fourth power of this many entries
@@ -183,10 +185,6 @@ def _check_operator(jacobian: Array, learning_rate: Any, batch_size: Any = 1) ->
     check_shapes(jacobian=(jacobian, "n p"))
     check_number("learning_rate", learning_rate, "(0, inf)")
     check_integer("batch_size", batch_size, 1)
-
-
-def _check_small_operator(jacobian: Array, learning_rate: Any, batch_size: Any = 1) -> None:
-    _check_operator(jacobian, learning_rate, batch_size)
     if jacobian.shape[-1] > LARGEST_SPAN:
         raise ValueError(
             f"jacobian: expected at most {LARGEST_SPAN} parameters, got {jacobian.shape[-1]}; "
@@ -194,7 +192,7 @@ def _check_small_operator(jacobian: Array, learning_rate: Any, batch_size: Any =
         )
 
 
-@checked(_check_small_operator)
+@checked(_check_operator)
 def second_moment_operator(jacobian: Array, learning_rate: Any, batch_size: Any = 1) -> Array:
     r"""The matrix of $\mathcal T$ on $\operatorname{vec}C$.
 
@@ -222,32 +220,29 @@ def second_moment_operator(jacobian: Array, learning_rate: Any, batch_size: Any 
     n, p = jacobian.shape
     fisher = transpose(jacobian) @ jacobian / n
     squares = (jacobian[:, :, None] * jacobian[:, None, :]).reshape(n, p * p)
-    fourth = (transpose(squares) @ squares / n).reshape(p, p, p, p)
-    # As C -> sum of A_ik C_kl B_lj, with row (i, j) and column (k, l); of the fourth moments the pairs go together.
+    fourth = transpose(squares) @ squares / n  # symmetric in all four indices
     identity = np.eye(p, dtype=int).astype(jacobian.dtype)
     contraction = identity - learning_rate * fisher
     operator = np.kron(contraction, contraction)
-    noise = fourth.reshape(p * p, p * p) - np.kron(fisher, fisher)
-    return np.asanyarray(operator + learning_rate**2 * noise / batch_size)
+    return np.asanyarray(operator + learning_rate**2 * (fourth - np.kron(fisher, fisher)) / batch_size)
 
 
 # --- who is stable ---
 
 
-def _check_span(jacobian: Array, batch_size: Any = 1) -> None:
+def _check_span(jacobian: Array) -> None:
     check_shapes(jacobian=(jacobian, "n p"))
-    check_integer("batch_size", batch_size, 1)
-    if not np.any(jacobian):
-        raise ValueError("jacobian: expected a gradient that is not zero: without one every learning rate is stable")
+    check_not_zero("jacobian", jacobian)
 
 
 @checked(_check_span)
-def span_coordinates(jacobian: Array, batch_size: Any = 1) -> Array:
+def span_coordinates(jacobian: Array) -> Array:
     r"""The gradients in the orthonormal basis of their span in which $G$ is diagonal (LAPACK: floats only).
 
     Parameters
     ----------
     jacobian : array, shape (n, p), not zero
+        One matrix, not a batch: ranks differ.
 
     Returns
     -------
@@ -264,7 +259,27 @@ def span_coordinates(jacobian: Array, batch_size: Any = 1) -> Array:
     return np.asanyarray(left[:, :rank] * lengths[:rank])
 
 
-@checked(_check_operator)
+def _check_radius(jacobian: Array, learning_rate: Any, batch_size: Any = 1) -> None:
+    _check_span(jacobian)
+    check_number("learning_rate", learning_rate, "(0, inf)")
+    check_integer("batch_size", batch_size, 1)
+
+
+def _check_critical(jacobian: Array, batch_size: Any = 1) -> None:
+    _check_span(jacobian)  # at zero gradients every learning rate is stable
+    check_integer("batch_size", batch_size, 1)
+
+
+@cache
+def _pairs(n: int) -> tuple[Array, Array]:
+    """The indices of the entries on and below the diagonal."""
+    row, column = np.tril_indices(n)
+    row.setflags(write=False)  # they are shared
+    column.setflags(write=False)
+    return row, column
+
+
+@checked(_check_radius)
 def stability_radius(jacobian: Array, learning_rate: Any, batch_size: Any = 1) -> Array:
     r"""The spectral radius of $\mathcal T$ on the span of the gradients (LAPACK: floats only).
 
@@ -289,13 +304,12 @@ def stability_radius(jacobian: Array, learning_rate: Any, batch_size: Any = 1) -
 
     Source: arXiv 2305.17490, Section 3 (linear stability).
     """
-    _check_span(jacobian, batch_size)
     x = span_coordinates.unchecked(jacobian)
     n, rank = x.shape
     if rank > LARGEST_SPAN:
         raise ValueError(f"jacobian: expected gradients of rank at most {LARGEST_SPAN}, got {rank}")
     eigenvalues = (x * x).sum(axis=0) / n
-    row, column = np.tril_indices(rank)
+    row, column = _pairs(rank)
     products = eigenvalues[row] * eigenvalues[column]
     shared = products - products / batch_size
     diagonal = 1 - learning_rate * (eigenvalues[row] + eigenvalues[column]) + learning_rate**2 * shared
@@ -305,7 +319,7 @@ def stability_radius(jacobian: Array, learning_rate: Any, batch_size: Any = 1) -
     return np.asanyarray(np.linalg.eigvalsh(operator)[-1])
 
 
-@checked(_check_span)
+@checked(_check_critical)
 def critical_learning_rate(jacobian: Array, batch_size: Any = 1) -> Array:
     r"""$\eta^*$, the largest learning rate at which SGD is linearly stable (LAPACK: floats only).
 
@@ -341,13 +355,15 @@ def critical_learning_rate(jacobian: Array, batch_size: Any = 1) -> Array:
     sums = eigenvalues[:, None] + eigenvalues
     products = eigenvalues[:, None] * eigenvalues
     shared = products - products / batch_size
-    first, second = np.tril_indices(n)
+    first, second = _pairs(n)
     pairs = x[first] * x[second]
     matrix = np.zeros((n, n), dtype=x.dtype)
     inverse_rate = np.maximum(eigenvalues[0] / 2, 1 / trace_bound.unchecked(x, batch_size))
     while True:
         weights = 1 / (inverse_rate * sums - shared)
         matrix[first, second] = matrix[second, first] = ((pairs @ weights) * pairs).sum(axis=-1) / (n * batch_size)
+        if batch_size == 1:
+            return np.asanyarray(1 / (inverse_rate * np.linalg.eigvalsh(matrix)[-1]))
         values, vectors = np.linalg.eigh(matrix)
         value, direction = values[-1], vectors[:, -1]
         covariance = weights * (transpose(x) @ (direction[:, None] * x))
@@ -358,7 +374,12 @@ def critical_learning_rate(jacobian: Array, batch_size: Any = 1) -> Array:
         inverse_rate = better
 
 
-@checked(check_jacobian)
+def _check_gradients(jacobian: Array) -> None:
+    check_jacobian(jacobian)
+    check_not_zero("jacobian", jacobian)
+
+
+@checked(_check_gradients)
 def gd_critical_learning_rate(jacobian: Array) -> Array:
     r"""$2/\lambda_{\max}(G)$: gradient descent is linearly stable up to there (LAPACK: floats only).
 
@@ -373,7 +394,7 @@ def gd_critical_learning_rate(jacobian: Array) -> Array:
     Raises
     ------
     ValueError
-        If it is empty or an entry is not finite.
+        If it is empty or zero, or an entry is not finite.
 
     Source: arXiv 2305.17490, Section 3 (GD).
     """
@@ -386,6 +407,7 @@ def gd_critical_learning_rate(jacobian: Array) -> Array:
 def _check_bound(jacobian: Array, batch_size: Any = 1) -> None:
     check_shapes(jacobian=(jacobian, "... n p"))
     check_integer("batch_size", batch_size, 1)
+    check_not_zero("jacobian", jacobian)
 
 
 def _quadratic_form(jacobian: Array, batch_size: Any) -> tuple[Array, Array]:
@@ -415,7 +437,7 @@ def trace_bound(jacobian: Array, batch_size: Any = 1) -> Array:
     Raises
     ------
     ValueError
-        If it is empty, an entry is not finite or the batch size is not a positive integer.
+        If it is empty or zero, an entry is not finite or the batch size is not a positive integer.
 
     Source: arXiv 2305.17490, abstract and Section 3, for B = 1; derived for every batch size.
     """
@@ -445,7 +467,7 @@ def necessary_stability_margin(jacobian: Array, learning_rate: Any, batch_size: 
     Raises
     ------
     ValueError
-        If it is empty, an entry is not finite or a parameter is out of range.
+        If it is empty or zero, an entry is not finite or a parameter is out of range.
 
     Source: arXiv 2305.17490, Section 3; derived for every batch size.
     """
@@ -471,7 +493,7 @@ def sufficient_learning_rate(jacobian: Array, batch_size: Any = 1) -> Array:
     Raises
     ------
     ValueError
-        If it is empty, an entry is not finite or the batch size is not a positive integer.
+        If it is empty or zero, an entry is not finite or the batch size is not a positive integer.
 
     Source: derived.
     """
@@ -483,6 +505,8 @@ def sufficient_learning_rate(jacobian: Array, batch_size: Any = 1) -> Array:
 def _check_rayleigh(covariance: Array, jacobian: Array, batch_size: Any = 1) -> None:
     check_shapes(covariance=(covariance, "p p"), jacobian=(jacobian, "n p"))
     check_integer("batch_size", batch_size, 1)
+    if not is_symbolic(covariance, jacobian):
+        check_not_zero("covariance", jacobian @ covariance @ transpose(jacobian))
 
 
 @checked(_check_rayleigh)
@@ -504,7 +528,8 @@ def rayleigh_learning_rate(covariance: Array, jacobian: Array, batch_size: Any =
     Raises
     ------
     ValueError
-        If shapes do not fit, an entry is not finite or the batch size is not a positive integer.
+        If shapes do not fit, an entry is not finite, the covariance is zero on the span or the batch size is no
+        positive integer.
 
     Source: derived.
     """
