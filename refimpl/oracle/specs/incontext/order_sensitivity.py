@@ -130,6 +130,12 @@ def _jaccard(p: Array, q: Array, k: int) -> Array:
     return shared / (2 * k - shared)
 
 
+def _without_penalty(p: Array, q: Array, k: int, penalty: str) -> Array:
+    shared = top_tokens(p, k) * top_tokens(q, k)
+    squares = (shared * p * p).sum(axis=-1) * (shared * q * q).sum(axis=-1)
+    return (shared * p * q).sum(axis=-1) / np.sqrt(np.maximum(squares, np.finfo(p.dtype).tiny))
+
+
 def _multiplicative(p: Array, q: Array, k: int, penalty: str) -> Array:
     shared = top_tokens(p, k) * top_tokens(q, k)
     squares = (shared * p * p).sum(axis=-1) * (shared * q * q).sum(axis=-1)
@@ -160,19 +166,11 @@ register(
         relations=(EXCHANGED, RELABELLED),
         dtypes=SINGLE,
         mistakes={
-            ("missing term", "tokens that are not shared do not count"): lambda p, q, k, penalty: (
-                overlap_cosine(p, q, k) * 0 + _without_penalty(p, q, k)
-            ),
+            ("missing term", "tokens that are not shared do not count"): _without_penalty,
             ("wrong operation", "the root times the number of tokens not shared"): _multiplicative,
         },
     )
 )
-
-
-def _without_penalty(p: Array, q: Array, k: int) -> Array:
-    shared = top_tokens(p, k) * top_tokens(q, k)
-    squares = (shared * p * p).sum(axis=-1) * (shared * q * q).sum(axis=-1)
-    return (shared * p * q).sum(axis=-1) / np.sqrt(np.maximum(squares, np.finfo(p.dtype).tiny))
 
 
 # --- weights ---
@@ -230,6 +228,13 @@ def _bases(draw: st.DrawFn) -> Arguments:
     return arguments | ({"value_basis": draw(invertible(size))} if draw(st.booleans()) else {})
 
 
+def _of_tokens_twice_as_large(weights: LinearAttentionWeights, arguments: Arguments) -> LinearAttentionWeights:
+    halved = weights._replace(key=weights.key / 2, query=weights.query / 2)
+    if "value_basis" not in arguments:
+        return halved
+    return halved._replace(value=weights.value / 2, projection=2 * weights.projection)
+
+
 register(
     Spec(
         name="order_sensitivity/change_basis",
@@ -238,17 +243,8 @@ register(
         relations=(
             Relation(
                 "tokens twice as large",
-                lambda a: (
-                    a | {"token_basis": 2 * a["token_basis"], "value_basis": a.get("value_basis", a["token_basis"])}
-                    if "value_basis" in a
-                    else a | {"token_basis": 2 * a["token_basis"]}
-                ),
-                lambda weights, a: LinearAttentionWeights(
-                    weights.key / 2,
-                    weights.query / 2,
-                    weights.value / 2 if "value_basis" in a else weights.value,
-                    2 * weights.projection if "value_basis" in a else weights.projection,
-                ),
+                lambda a: a | {"token_basis": 2 * a["token_basis"]},
+                _of_tokens_twice_as_large,
             ),
             Relation(
                 "keys and queries in a basis twice as large",
