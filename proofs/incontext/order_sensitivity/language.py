@@ -3,7 +3,6 @@ r"""The small language model, trained here: in-context learning beside gradient 
 from collections.abc import Callable
 from functools import cache
 from itertools import islice
-from math import log
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,7 +15,7 @@ from proofs.incontext.order_sensitivity.sensitivity import (
     setting,
 )
 from proofs.ledger import Control, Evidence, Figure, Series, at_least, at_most, claim, figure
-from proofs.statistics import lies_above, lies_below, mean_interval
+from proofs.statistics import lies_above, mean_interval
 from refimpl.incontext.order_sensitivity import (
     LabelTask,
     Pretraining,
@@ -150,9 +149,9 @@ def in_one_order(model: LanguageModel, shots: Shots) -> Array:
     method="experiment",
     scope="20 random causal stacks each of 2 layers, 3 layers, 3 with positions: interval of the mean above the "
     "largest of SGD and Adam with batches of one, 20 epochs; the paired bootstrap test rejects for nine in ten (now "
-    "and then a random stack is stable). Random weights are no pretrained model. The language model trained here, 24 "
-    "tasks of 8 demonstrations in 4 orders: above gradient descent (0) with both objectives; over SGD with batches of "
-    "one (rate 0.01) the paper's factor of 3 to 5 is not reached: on average less than 3, and about 1",
+    "and then a random stack is stable). Random weights are no pretrained model. The language model trained here, 48 "
+    "tasks of 8 demonstrations in 4 orders: above gradient descent (0) with both objectives; but the paper's factor of "
+    "3 to 5 over SGD is not reached: below three times that of batches of one (rate 0.01)",
     cost="full",
     control=Control("in-context learning that sorts its demonstrations", learner=in_one_order),
 )
@@ -177,19 +176,18 @@ def in_context_learning_is_order_sensitive(
         evidence &= lies_above(mean_interval(found), max(optimizers), f"{name}: Sen")
     for objective in COUNTS:
         maps, model = trained(rng, objective).maps, trained(rng, objective).model
-        icl_sen, ratios, full = [], [], []
-        for _ in range(24):
+        icl_sen, sgd_sen, full = [], [], []
+        for _ in range(48):
             shots = draw_shots(maps, 8, 4, rng)
             icl_sen.append(float(order_sensitivity(learner(model, shots))))
-            sgd_sen = float(order_sensitivity(single_steps(model, shots, lambda: sgd(0.01))))
-            ratios.append(log(max(icl_sen[-1], 1e-12) / max(sgd_sen, 1e-12)))
+            sgd_sen.append(float(order_sensitivity(single_steps(model, shots, lambda: sgd(0.01)))))
             two = [fine_tuned(model, shots._replace(orders=shots.orders[place:])) for place in (0, 1)]
             full.append(float(order_sensitivity(np.concatenate(two))))
         # Single precision, 20 steps on 8 demonstrations: 32 probabilities off by some hundred units of 6e-8 each.
         evidence &= (
             lies_above(mean_interval(icl_sen), 0.005, f"{objective}: Sen of in-context learning")
             & at_most(max(full), 2e-4, "of gradient descent")
-            & lies_below(mean_interval(ratios), log(3), "log of the ratio to SGD, batch 1")
+            & lies_above(mean_interval(3 * np.array(sgd_sen) - icl_sen), 0, "three times SGD's, batch 1, less it")
         )
     return evidence
 
