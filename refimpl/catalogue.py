@@ -120,4 +120,12 @@ PAPERS = (
         2024,
         "2412.08424",
     ),
+    Paper(
+        "gradient_coherence",
+        "dynamics",
+        "On the Generalization Mystery in Deep Learning",
+        "Chatterjee, Zielinski",
+        2022,
+        "2203.10036",
+    ),
 )

@@ -1,0 +1,10 @@
+"""What is true of "On the Generalization Mystery in Deep Learning" (arXiv 2203.10036).
+
+Statements about samples of any size are proved by adding one gradient, a block of any length, to what the shipped
+accumulator keeps of any number of them.
+"""
+
+# In the paper's order, which is the ledger's.
+from proofs.dynamics.gradient_coherence import coherence, stability, illustration, training, suppression  # noqa: I001
+
+__all__ = ["coherence", "illustration", "stability", "suppression", "training"]
