@@ -119,6 +119,12 @@ PAPERS = (
         "Tyurin",
         2024,
         "2412.08424",
+        "benign_oscillation",
+        "dynamics",
+        "Benign Oscillation of Stochastic Gradient Descent with Large Learning Rates",
+        "Lu, Wu, Yang, Zou",
+        2023,
+        "2310.17074",
     ),
     Paper(
         "gradient_coherence",
