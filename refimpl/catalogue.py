@@ -119,6 +119,8 @@ PAPERS = (
         "Tyurin",
         2024,
         "2412.08424",
+    ),
+    Paper(
         "benign_oscillation",
         "dynamics",
         "Benign Oscillation of Stochastic Gradient Descent with Large Learning Rates",
