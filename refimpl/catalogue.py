@@ -136,4 +136,12 @@ PAPERS = (
         2022,
         "2203.10036",
     ),
+    Paper(
+        "batch_hessian",
+        "dynamics",
+        "Learning Rates as a Function of Batch Size: A Random Matrix Theory Approach to Neural Network Training",
+        "Granziol, Zohren, Roberts",
+        2020,
+        "2006.09092",
+    ),
 )

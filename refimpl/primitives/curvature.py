@@ -77,13 +77,21 @@ class Curvature(NamedTuple):
     gauss_newton_product: Callable[[Layers], list[Linear]]
 
 
-def _check(x: Array, layers: Layers) -> None:
+def _check(x: Array, layers: Layers, targets: Array, loss: OutputLoss) -> None:
     shapes = {"x": (x, "n n_0")}
     for index, layer in enumerate(layers):
         shapes[f"layers[{index}].weight"] = (layer.weight, f"n_{index + 1} n_{index}")
         if layer.bias is not None:
             shapes[f"layers[{index}].bias"] = (layer.bias, f"n_{index + 1}")
-    check_shapes(**shapes)
+    sizes = check_shapes(**shapes)
+    n_outputs = sizes[f"n_{len(layers)}"]
+    if loss is not CROSS_ENTROPY:
+        check_shapes(targets=(targets, f"{sizes['n']} {n_outputs}"))
+    elif getattr(targets, "dtype", np.dtype(object)).kind not in "iu" or targets.shape != (sizes["n"],):
+        described = f"{targets.dtype} of shape {targets.shape}" if hasattr(targets, "dtype") else f"{targets!r:.80}"
+        raise ValueError(f"targets: expected integer labels of shape ({sizes['n']},), got {described}")
+    elif targets.min() < 0 or targets.max() >= n_outputs:
+        raise ValueError(f"targets: expected classes from 0 to {n_outputs - 1}, got {targets.min()} to {targets.max()}")
 
 
 def mlp_curvature(
@@ -107,11 +115,11 @@ def mlp_curvature(
     Raises
     ------
     ValueError
-        If shapes do not fit, an entry is not finite or the activation is unknown.
+        If shapes do not fit, an entry is not finite, a label is no class or the activation is unknown.
 
     Source: Pearlmutter, Fast exact multiplication by the Hessian (1994); Schraudolph (2002) for Gauss-Newton.
     """
-    _check(x, layers)
+    _check(x, layers, targets, loss)
     if activation not in JETS:
         raise ValueError(f"activation: expected one of {', '.join(JETS)}, got {activation!r}")
     n = x.shape[0]
@@ -184,7 +192,7 @@ def per_example_gradients(
 
     Parameters, errors as for :func:`mlp_curvature`.
     """
-    _check(x, layers)
+    _check(x, layers, targets, loss)
     if activation not in JETS:
         raise ValueError(f"activation: expected one of {', '.join(JETS)}, got {activation!r}")
     values, slopes = [x], []

@@ -1,0 +1,676 @@
+"""Products with the Hessians, what is made of their fluctuations, the closed forms, and Lanczos."""
+
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from hypothesis import strategies as st
+
+from refimpl.dynamics import batch_hessian as paper
+from refimpl.oracle.spec import Arguments, Relation, Spec, real_arrays, register, symbols
+from refimpl.primitives.curvature import Layers, mlp_curvature
+from refimpl.primitives.lanczos import lanczos
+from refimpl.primitives.layers import Linear
+from refimpl.primitives.numbers import Array
+from refimpl.primitives.trees import tree_map
+
+FULL_DTYPES = ("float64", "float32")
+WIDTHS = st.sampled_from(((2, 2), (3, 4), (3, 4, 2), (5, 3, 4), (4, 3, 3, 2), (1, 6, 1)))
+
+
+def unchanged(output: Any, arguments: Arguments) -> Any:
+    return output
+
+
+# --- products with the Hessian and with its Gauss-Newton part ---
+
+
+@st.composite
+def labelled_networks(draw: st.DrawFn, activations: tuple[str, ...] = ("tanh", "relu")) -> Arguments:
+    """A network, inputs, and labels."""
+    widths, n, biased = draw(WIDTHS), draw(st.sampled_from((1, 2, 5, 12))), draw(st.booleans())
+    layers = [
+        Linear(draw(real_arrays((m, k), k**-0.5)), draw(real_arrays((m,))) if biased else None)
+        for k, m in itertools.pairwise(widths)
+    ]
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    return {
+        "layers": layers,
+        "inputs": draw(real_arrays((n, widths[0]))),
+        "labels": rng.integers(widths[-1], size=n),
+        "activation": draw(st.sampled_from(activations)),
+    }
+
+
+@st.composite
+def _products(draw: st.DrawFn, activations: tuple[str, ...] = ("tanh", "relu")) -> Arguments:
+    case = draw(labelled_networks(activations))
+    direction = tree_map(lambda leaf: draw(real_arrays(leaf.shape)), case["layers"])
+    n = len(case["inputs"])
+    indices = draw(st.one_of(st.none(), st.lists(st.integers(0, n - 1), min_size=1, unique=True).map(np.array)))
+    return {
+        **{name: case[name] for name in ("layers", "inputs", "labels")},
+        "direction": direction,
+        "activation": case["activation"],
+        "indices": indices,
+    }
+
+
+def _symbolic_product() -> Arguments:
+    return {
+        "layers": [Linear(symbols("w", 1, 1), symbols("b", 1)), Linear(symbols("v", 2, 1), symbols("c", 2))],
+        "inputs": symbols("x", 1, 1),
+        "labels": np.array([1]),
+        "direction": [Linear(symbols("r", 1, 1), symbols("s", 1)), Linear(symbols("t", 2, 1), symbols("u", 2))],
+        "activation": "tanh",
+        "indices": None,
+    }
+
+
+def _scaled(factor: float) -> Callable[[Any], Any]:
+    return lambda tree: tree_map(lambda leaf: factor * leaf, tree)
+
+
+def _reversed_data(arguments: Arguments) -> Arguments:
+    indices, n = arguments["indices"], len(arguments["inputs"])
+    return arguments | {
+        "inputs": arguments["inputs"][::-1],
+        "labels": arguments["labels"][::-1],
+        "indices": None if indices is None else n - 1 - indices,
+    }
+
+
+def _examples_twice(arguments: Arguments) -> Arguments:
+    """The batch together with a copy of it, whose Hessians' mean is that of one."""
+    indices, n = arguments["indices"], len(arguments["inputs"])
+    return arguments | {
+        "inputs": np.concatenate([arguments["inputs"]] * 2),
+        "labels": np.concatenate([arguments["labels"]] * 2),
+        "indices": None if indices is None else np.concatenate([indices, n + indices]),
+    }
+
+
+def _classes_reversed(arguments: Arguments) -> Arguments:
+    def flip(layers: Layers) -> list[Linear]:
+        return [*layers[:-1], _flipped(layers[-1])]
+
+    n_classes = len(arguments["layers"][-1].weight)
+    return arguments | {
+        "layers": flip(arguments["layers"]),
+        "direction": flip(arguments["direction"]),
+        "labels": n_classes - 1 - arguments["labels"],
+    }
+
+
+def _flipped(layer: Linear) -> Linear:
+    return Linear(layer.weight[::-1], None if layer.bias is None else layer.bias[::-1])
+
+
+PRODUCT_RELATIONS = (
+    Relation(
+        "direction times -4",
+        lambda arguments: arguments | {"direction": _scaled(-4.0)(arguments["direction"])},
+        lambda output, arguments: _scaled(-4.0)(output),
+    ),
+    Relation("examples in reverse", _reversed_data, unchanged),
+    Relation("every example twice", _examples_twice, unchanged),
+    Relation(
+        "classes in reverse",
+        _classes_reversed,
+        lambda output, arguments: [*output[:-1], _flipped(output[-1])],
+    ),
+)
+
+
+def _summed(product: Callable[..., Any]) -> Callable[..., Any]:
+    def of_sum(
+        layers: Any, inputs: Any, labels: Any, direction: Any, activation: Any = "tanh", indices: Any = None
+    ) -> Any:
+        n = len(inputs) if indices is None else len(indices)
+        return _scaled(n)(product(layers, inputs, labels, direction, activation, indices))
+
+    return of_sum
+
+
+def _without_second_derivative(
+    layers: Any, inputs: Any, labels: Any, direction: Any, activation: Any = "tanh", indices: Any = None
+) -> Any:
+    """The Gauss-Newton product where the Hessian's was asked for."""
+    return paper.ggn_vector_product(layers, inputs, labels, direction, activation, indices)
+
+
+def _all_the_data(
+    layers: Any, inputs: Any, labels: Any, direction: Any, activation: Any = "tanh", indices: Any = None
+) -> Any:
+    return mlp_curvature(layers, inputs, labels, activation).hessian_product(direction)
+
+
+register(
+    Spec(
+        name="batch_hessian/hessian_vector_product",
+        reference=paper.hessian_vector_product,
+        arguments=_products(),
+        symbols=_symbolic_product,
+        relations=PRODUCT_RELATIONS,
+        dtypes=FULL_DTYPES,
+        mistakes={
+            ("constant factor", "the sum over the batch, not its mean"): _summed(paper.hessian_vector_product),
+            ("missing term", "Gauss-Newton in place of the Hessian"): _without_second_derivative,
+            ("mask", "all the data in place of the batch"): _all_the_data,
+        },
+    )
+)
+
+register(
+    Spec(
+        name="batch_hessian/ggn_vector_product",
+        reference=paper.ggn_vector_product,
+        arguments=_products(),
+        symbols=_symbolic_product,
+        relations=PRODUCT_RELATIONS,
+        dtypes=FULL_DTYPES,
+        mistakes={
+            ("constant factor", "the sum over the batch, not its mean"): _summed(paper.ggn_vector_product),
+            ("extra term", "the Hessian in place of Gauss-Newton"): paper.hessian_vector_product,
+        },
+    )
+)
+
+
+# --- softmax regression ---
+
+
+@st.composite
+def _softmax(draw: st.DrawFn) -> Arguments:
+    n_classes, n_inputs, n = draw(st.sampled_from(((1, 2, 3), (2, 1, 1), (3, 2, 5), (4, 6, 20))))
+    return {"weights": draw(real_arrays((n_classes, n_inputs))), "inputs": draw(real_arrays((n, n_inputs)))}
+
+
+def _symbolic_softmax() -> Arguments:
+    return {"weights": symbols("w", 2, 1), "inputs": symbols("x", 1, 1)}
+
+
+SHIFTED = Relation(
+    "all classes' weights shifted by one vector",
+    lambda arguments: arguments | {"weights": arguments["weights"] + np.ones_like(arguments["weights"][:1])},
+    unchanged,
+)
+
+register(
+    Spec(
+        name="batch_hessian/softmax_regression_hessian",
+        reference=paper.softmax_regression_hessian,
+        arguments=_softmax(),
+        symbols=_symbolic_softmax,
+        relations=(
+            SHIFTED,
+            Relation(
+                "inputs in reverse order",
+                lambda arguments: arguments | {"inputs": arguments["inputs"][::-1]},
+                unchanged,
+            ),
+            Relation(
+                "inputs times 2, weights over 2",
+                lambda arguments: {"weights": arguments["weights"] / 2, "inputs": 2 * arguments["inputs"]},
+                lambda output, arguments: 4 * output,
+            ),
+        ),
+        dtypes=FULL_DTYPES,
+        mistakes={
+            ("axis", "inputs outside, classes inside"): lambda weights, inputs: _exchanged(
+                paper.softmax_regression_hessian(weights, inputs), *weights.shape
+            )
+        },
+    )
+)
+
+
+def _exchanged(hessian: Array, n_classes: int, n_inputs: int) -> Array:
+    four = hessian.reshape(n_classes, n_inputs, n_classes, n_inputs)
+    return four.transpose(1, 0, 3, 2).reshape(hessian.shape)
+
+
+@st.composite
+def _example_products(draw: st.DrawFn) -> Arguments:
+    case = draw(_softmax())
+    return {**case, "direction": draw(real_arrays(case["weights"].shape))}
+
+
+register(
+    Spec(
+        name="batch_hessian/per_example_products",
+        reference=paper.per_example_products,
+        arguments=_example_products(),
+        symbols=lambda: {**_symbolic_softmax(), "direction": symbols("u", 2, 1)},
+        relations=(
+            SHIFTED,
+            Relation(
+                "direction times -4",
+                lambda arguments: arguments | {"direction": -4 * arguments["direction"]},
+                lambda output, arguments: -4 * output,
+            ),
+            Relation(
+                "direction shifted by one vector in all classes",
+                lambda arguments: arguments | {"direction": arguments["direction"] + 1},
+                unchanged,
+            ),
+        ),
+        dtypes=FULL_DTYPES,
+    )
+)
+
+register(
+    Spec(
+        name="batch_hessian/per_example_norms",
+        reference=paper.per_example_norms,
+        arguments=_softmax(),
+        symbols=_symbolic_softmax,
+        relations=(SHIFTED,),
+        dtypes=FULL_DTYPES,
+        mistakes={
+            ("power", "the norm of the input, not its square"): lambda weights, inputs: (
+                paper.per_example_norms(weights, inputs) / np.maximum(np.sqrt((inputs * inputs).sum(axis=-1)), 1e-6)
+            )
+        },
+    )
+)
+
+
+# --- closed forms ---
+
+POSITIVE = st.floats(1 / 64, 16, allow_subnormal=False)
+
+
+@st.composite
+def _ends(draw: st.DrawFn) -> Arguments:
+    shape = draw(st.sampled_from(((), (1,), (4,), (2, 3))))
+    values = np.sort(draw(real_arrays((2, *shape), 2.0)), axis=0)
+    return {"lambda_max": np.asarray(values[1]), "lambda_min": np.asarray(values[0]), **draw(_noise())}
+
+
+@st.composite
+def _noise(draw: st.DrawFn) -> Arguments:
+    return {
+        "n_params": draw(st.sampled_from((1, 10, 1000))),
+        "variance": draw(st.one_of(st.just(0.0), POSITIVE)),
+        "effective_batch": draw(st.one_of(st.just(float("inf")), st.sampled_from((1.0, 8.0, 300.0, 4096.0)))),
+    }
+
+
+def _both_times(factor: float) -> Callable[[Any, Arguments], Any]:
+    return lambda output, arguments: tuple(factor * end for end in output)
+
+
+def _eigenvalues_and_noise_doubled(*names: str, power: int = 2) -> Callable[[Arguments], Arguments]:
+    """All eigenvalues times 2, and the variance of the noise accordingly."""
+    return lambda arguments: (
+        arguments | {name: 2 * arguments[name] for name in names} | {"variance": 2**power * arguments["variance"]}
+    )
+
+
+def _symbolic_noise() -> Arguments:
+    import sympy
+
+    return {"n_params": 1, "variance": sympy.Symbol("s", positive=True) ** 2, "effective_batch": 1}
+
+
+def _above() -> Any:
+    """An eigenvalue above the threshold $s$."""
+    import sympy
+
+    return np.asarray(sympy.Symbol("s", positive=True) + sympy.Symbol("t", positive=True), dtype=object)
+
+
+register(
+    Spec(
+        name="batch_hessian/additive_extremal_eigenvalues",
+        reference=paper.additive_extremal_eigenvalues,
+        arguments=_ends(),
+        symbols=lambda: {"lambda_max": _above(), "lambda_min": -_above(), **_symbolic_noise()},
+        relations=(
+            Relation(
+                "spectrum and noise times 2", _eigenvalues_and_noise_doubled("lambda_max", "lambda_min"), _both_times(2)
+            ),
+            Relation(
+                "spectrum reflected",
+                lambda arguments: (
+                    arguments | {"lambda_max": -arguments["lambda_min"], "lambda_min": -arguments["lambda_max"]}
+                ),
+                lambda output, arguments: (-output[1], -output[0]),
+            ),
+            Relation(
+                "variance and batch times 4",
+                lambda arguments: (
+                    arguments
+                    | {"variance": 4 * arguments["variance"], "effective_batch": 4 * arguments["effective_batch"]}
+                ),
+                unchanged,
+            ),
+        ),
+        dtypes=FULL_DTYPES,
+        mistakes={
+            (
+                "branch",
+                "the outlier's formula at every eigenvalue",
+            ): lambda lambda_max, lambda_min, n_params, variance, effective_batch: tuple(
+                end + n_params * variance / effective_batch / np.where(end == 0, 1, end)
+                for end in (lambda_max, lambda_min)
+            )
+        },
+    )
+)
+
+
+@st.composite
+def _single(draw: st.DrawFn) -> Arguments:
+    return {"eigenvalue": draw(_ends())["lambda_max"], **draw(_noise())}
+
+
+register(
+    Spec(
+        name="batch_hessian/eigenvector_overlap",
+        reference=paper.eigenvector_overlap,
+        arguments=_single(),
+        symbols=lambda: {"eigenvalue": _above(), **_symbolic_noise()},
+        relations=(
+            Relation("eigenvalue and noise times 2", _eigenvalues_and_noise_doubled("eigenvalue"), unchanged),
+            Relation(
+                "eigenvalue reflected",
+                lambda arguments: arguments | {"eigenvalue": -arguments["eigenvalue"]},
+                unchanged,
+            ),
+        ),
+        dtypes=FULL_DTYPES,
+        mistakes={
+            ("power", "the cosine, not its square"): lambda **arguments: np.sqrt(paper.eigenvector_overlap(**arguments))
+        },
+    )
+)
+
+
+@st.composite
+def _ggn(draw: st.DrawFn) -> Arguments:
+    return {
+        "lambda_max": np.asarray(np.abs(draw(_ends())["lambda_max"])),
+        "n_params": draw(st.sampled_from((1, 10, 1000))),
+        "batch_size": draw(st.sampled_from((1, 10, 300))),
+        "variance": draw(POSITIVE),
+    }
+
+
+def _symbolic_ggn() -> Arguments:
+    import sympy
+
+    return {
+        "lambda_max": np.asarray(2 + sympy.Symbol("t", positive=True), dtype=object),
+        "n_params": sympy.Symbol("P", positive=True, integer=True),
+        "batch_size": sympy.Symbol("P", positive=True, integer=True),
+        "variance": 1,
+    }
+
+
+register(
+    Spec(
+        name="batch_hessian/ggn_extremal_eigenvalue",
+        reference=paper.ggn_extremal_eigenvalue,
+        arguments=_ggn(),
+        symbols=_symbolic_ggn,
+        relations=(
+            Relation(
+                "spectrum times 2",
+                _eigenvalues_and_noise_doubled("lambda_max", power=1),
+                lambda output, arguments: 2 * output,
+            ),
+            Relation(
+                "parameters and batch times 4",
+                lambda arguments: (
+                    arguments | {"n_params": 4 * arguments["n_params"], "batch_size": 4 * arguments["batch_size"]}
+                ),
+                unchanged,
+            ),
+        ),
+        dtypes=FULL_DTYPES,
+        mistakes={
+            ("branch", "the edge at every eigenvalue"): lambda lambda_max, n_params, batch_size, variance: (
+                0 * lambda_max + variance * (1 + (n_params / batch_size) ** 0.5) ** 2
+            )
+        },
+    )
+)
+
+
+@st.composite
+def _outliers(draw: st.DrawFn) -> Arguments:
+    return {
+        "lambda_max": draw(_ends())["lambda_max"],
+        "bulk_eigenvalues": draw(real_arrays((draw(st.sampled_from((1, 2, 7, 40))),))),
+        "noise_scale": draw(st.one_of(st.just(0.0), POSITIVE)),
+    }
+
+
+register(
+    Spec(
+        name="batch_hessian/outlier_position",
+        reference=paper.outlier_position,
+        arguments=_outliers(),
+        relations=(
+            Relation(
+                "spectrum and noise times 2",
+                lambda arguments: {name: 2 * value for name, value in arguments.items()},
+                lambda output, arguments: 2 * output,
+            ),
+            Relation(
+                "every eigenvalue of the bulk twice",
+                lambda arguments: arguments | {"bulk_eigenvalues": np.repeat(arguments["bulk_eigenvalues"], 2)},
+                unchanged,
+            ),
+            Relation(
+                "spectrum shifted by 1",
+                lambda arguments: (
+                    arguments | {name: 1 + arguments[name] for name in ("lambda_max", "bulk_eigenvalues")}
+                ),
+                lambda output, arguments: 1 + output,
+            ),
+        ),
+        dtypes=("float64",),  # near the bulk the reciprocal distances leave single precision few digits
+        mistakes={
+            ("missing term", "as if the bulk were at its mean"): lambda lambda_max, bulk_eigenvalues, noise_scale: (
+                paper.outlier_position(lambda_max, bulk_eigenvalues.mean(keepdims=True), noise_scale)
+            )
+        },
+    )
+)
+
+
+# --- learning rates ---
+
+
+@st.composite
+def _curvatures(draw: st.DrawFn) -> Array:
+    return np.asarray(np.abs(draw(_ends())["lambda_max"]) + draw(POSITIVE))
+
+
+def _symbolic_curvature(name: str) -> Any:
+    import sympy
+
+    return np.asarray(sympy.Symbol(name, positive=True), dtype=object)
+
+
+register(
+    Spec(
+        name="batch_hessian/max_learning_rate_sgd",
+        reference=paper.max_learning_rate_sgd,
+        arguments=st.fixed_dictionaries({"lambda_max_batch": _curvatures(), "momentum": st.floats(0, 0.99)}),
+        symbols=lambda: {"lambda_max_batch": _symbolic_curvature("l"), "momentum": symbols("rho").item()},
+        relations=(
+            Relation(
+                "curvature times 4",
+                lambda arguments: arguments | {"lambda_max_batch": 4 * arguments["lambda_max_batch"]},
+                lambda output, arguments: output / 4,
+            ),
+        ),
+        dtypes=FULL_DTYPES,
+        mistakes={
+            ("missing term", "momentum left out"): lambda lambda_max_batch, momentum: 2 / lambda_max_batch,
+        },
+    )
+)
+
+register(
+    Spec(
+        name="batch_hessian/max_learning_rate_adaptive",
+        reference=paper.max_learning_rate_adaptive,
+        arguments=st.fixed_dictionaries(
+            {"lambda_max_batch": _curvatures(), "damping": st.one_of(st.just(0.0), POSITIVE)}
+        ),
+        symbols=lambda: {"lambda_max_batch": _symbolic_curvature("l"), "damping": symbols("delta").item()},
+        relations=(
+            Relation(
+                "curvature times 4, damping times 2",
+                lambda arguments: (
+                    arguments
+                    | {"lambda_max_batch": 4 * arguments["lambda_max_batch"], "damping": 2 * arguments["damping"]}
+                ),
+                lambda output, arguments: output / 2,
+            ),
+        ),
+        dtypes=FULL_DTYPES,
+        mistakes={
+            ("power", "the curvature for its root"): lambda lambda_max_batch, damping: (
+                2 * (lambda_max_batch + damping) / lambda_max_batch
+            )
+        },
+    )
+)
+
+register(
+    Spec(
+        name="batch_hessian/scale_learning_rate",
+        reference=paper.scale_learning_rate,
+        arguments=st.fixed_dictionaries(
+            {
+                "base_rate": _curvatures(),
+                "base_batch": st.sampled_from((1, 32, 100)),
+                "batch_size": st.sampled_from((1, 32, 2048)),
+                "rule": st.sampled_from(("linear", "sqrt")),
+            }
+        ),
+        symbols=lambda: {
+            "base_rate": _symbolic_curvature("eta"),
+            "base_batch": symbols("B0").item(),
+            "batch_size": symbols("B").item(),
+            "rule": "linear",
+        },
+        relations=(
+            Relation(
+                "both batches times 3",
+                lambda arguments: (
+                    arguments | {"base_batch": 3 * arguments["base_batch"], "batch_size": 3 * arguments["batch_size"]}
+                ),
+                unchanged,
+            ),
+        ),
+        dtypes=FULL_DTYPES,
+        mistakes={
+            ("power", "the linear rule for either"): lambda base_rate, base_batch, batch_size, rule: (
+                base_rate * (batch_size / base_batch)
+            )
+        },
+    )
+)
+
+
+@st.composite
+def _dampings(draw: st.DrawFn) -> Arguments:
+    shape = draw(st.sampled_from(((), (1,), (4,), (2, 3))))
+    return {
+        "learning_rate": draw(POSITIVE),
+        "batch_curvature": np.asarray(draw(real_arrays(shape, 2.0))),
+        "estimated_curvature": np.asarray(draw(real_arrays(shape))),
+    }
+
+
+register(
+    Spec(
+        name="batch_hessian/minimal_damping",
+        reference=paper.minimal_damping,
+        arguments=_dampings(),
+        symbols=lambda: {
+            "learning_rate": symbols("eta").item(),
+            "batch_curvature": symbols("b", 1),
+            "estimated_curvature": symbols("e", 1),
+        },
+        relations=(
+            Relation(
+                "curvatures times 2",
+                lambda arguments: (
+                    arguments | {name: 2 * arguments[name] for name in ("batch_curvature", "estimated_curvature")}
+                ),
+                lambda output, arguments: 2 * output,
+            ),
+            Relation(
+                "rate times 2, batch curvature over 2",
+                lambda arguments: (
+                    arguments
+                    | {
+                        "learning_rate": 2 * arguments["learning_rate"],
+                        "batch_curvature": arguments["batch_curvature"] / 2,
+                    }
+                ),
+                unchanged,
+            ),
+        ),
+        dtypes=FULL_DTYPES,
+        mistakes={
+            ("missing term", "not clipped at 0"): lambda learning_rate, batch_curvature, estimated_curvature: (
+                learning_rate * batch_curvature / 2 - estimated_curvature
+            )
+        },
+    )
+)
+
+
+# --- Lanczos ---
+
+
+def tridiagonal(matrix: Array, start: Array, n_steps: int) -> tuple[Array, Array]:
+    """Diagonal and (positive) off-diagonal of Lanczos' tridiagonal matrix, for a symmetric matrix and a start."""
+    found = lanczos(lambda v: matrix @ v, len(start), n_steps, start=start)
+    return found.diagonal, found.off_diagonal
+
+
+@st.composite
+def _krylov(draw: st.DrawFn) -> Arguments:
+    n = draw(st.sampled_from((1, 2, 5, 20, 60)))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    gaussian = rng.standard_normal((n, n))
+    # Few steps: later off-diagonals forget the start, and with it what two implementations have in common.
+    return {
+        "matrix": (gaussian + gaussian.T) / (2 * n) ** 0.5,
+        "start": rng.standard_normal(n),
+        "n_steps": draw(st.integers(1, min(n, 8))),
+    }
+
+
+register(
+    Spec(
+        name="batch_hessian/lanczos",
+        reference=tridiagonal,
+        arguments=_krylov(),
+        relations=(
+            Relation(
+                "matrix times 2 plus the identity",
+                lambda arguments: arguments | {"matrix": 2 * arguments["matrix"] + np.eye(len(arguments["matrix"]))},
+                lambda output, arguments: (2 * output[0] + 1, 2 * output[1]),
+            ),
+            Relation(
+                "matrix negated",
+                lambda arguments: arguments | {"matrix": -arguments["matrix"]},
+                lambda output, arguments: (-output[0], output[1]),
+            ),
+            Relation("start times 4", lambda arguments: arguments | {"start": 4 * arguments["start"]}, unchanged),
+        ),
+        dtypes=FULL_DTYPES,
+    )
+)
