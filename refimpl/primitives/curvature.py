@@ -11,39 +11,76 @@ matrix is never built. For a piecewise linear activation $\phi''=0$.
 """
 
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
 
-from refimpl.primitives.checks import check_shapes
+from refimpl.primitives.checks import check_shapes, checked
 from refimpl.primitives.layers import Linear
-from refimpl.primitives.losses import cross_entropy, squared_error
 from refimpl.primitives.normalization import softmax
-from refimpl.primitives.numbers import Array, column_sum, positive_part, row_dot, tanh, transpose, unit_step
+from refimpl.primitives.numbers import (
+    Array,
+    column_sum,
+    exp,
+    log,
+    positive_part,
+    row_dot,
+    row_max,
+    row_sum,
+    tanh,
+    transpose,
+    unit_step,
+)
 
 Layers = Sequence[Linear]
 
 
-def _tanh_jet(z: Array) -> tuple[Array, Array, Array]:
+class Jet(NamedTuple):
+    """An activation: ``z -> (value, first derivative)``, and the second from these two; None where it is 0."""
+
+    first: Callable[[Array], tuple[Array, Array]]
+    second: Callable[[Array, Array], Array] | None
+
+
+def _tanh_jet(z: Array) -> tuple[Array, Array]:
     h = tanh(z)
-    slope = 1 - h * h
-    return h, slope, -2 * h * slope
+    return h, 1 - h * h
 
 
-def _relu_jet(z: Array) -> tuple[Array, Array, Array]:
-    return positive_part(z), unit_step(z), np.zeros_like(z)
+def _relu_jet(z: Array) -> tuple[Array, Array]:
+    return positive_part(z), unit_step(z)
 
 
-JETS = {"tanh": _tanh_jet, "relu": _relu_jet}
-"""Activations as ``z -> (value, first derivative, second derivative)``."""
+JETS = {"tanh": Jet(_tanh_jet, lambda h, slope: -2 * h * slope), "relu": Jet(_relu_jet, None)}
+"""The activations that a perceptron may have here."""
+
+
+class LossAt(NamedTuple):
+    """A loss at some outputs: per example its value and gradient, and the product of a direction with its Hessian."""
+
+    values: Array
+    gradient: Array
+    hessian_product: Callable[[Array], Array]
 
 
 class OutputLoss(NamedTuple):
-    """A loss per example, its gradient and its Hessian's product in the outputs, each of shape (n, n_outputs)."""
+    """A loss per example as a function of outputs (n, n_outputs) and targets: all of it, or its gradient alone."""
 
-    value: Callable[[Array, Array], Array]
+    at: Callable[[Array, Array], LossAt]
     gradient: Callable[[Array, Array], Array]
-    hessian_product: Callable[[Array, Array, Array], Array]
+
+
+def _cross_entropy_at(outputs: Array, labels: Array) -> LossAt:
+    shifted = outputs - row_max(outputs)
+    p = exp(shifted)
+    total = row_sum(p)
+    p /= total
+    rows = np.arange(len(labels))
+    values = log(total)[:, 0] - shifted[rows, labels]
+    gradient = p.copy()
+    gradient[rows, labels] -= 1
+    return LossAt(values, gradient, lambda direction: p * (direction - row_dot(p, direction)))
 
 
 def _softmax_gradient(outputs: Array, labels: Array) -> Array:
@@ -52,17 +89,13 @@ def _softmax_gradient(outputs: Array, labels: Array) -> Array:
     return p
 
 
-def _softmax_hessian_product(outputs: Array, labels: Array, direction: Array) -> Array:
-    p = softmax.unchecked(outputs)
-    return p * (direction - row_dot(p, direction))
+def _half_squared_error_at(outputs: Array, targets: Array) -> LossAt:
+    residual = outputs - targets
+    return LossAt(row_dot(residual, residual)[:, 0] / 2, residual, lambda direction: direction)
 
 
-CROSS_ENTROPY = OutputLoss(cross_entropy.unchecked, _softmax_gradient, _softmax_hessian_product)
-HALF_SQUARED_ERROR = OutputLoss(
-    lambda outputs, targets: squared_error.unchecked(outputs, targets) / 2,
-    lambda outputs, targets: outputs - targets,
-    lambda outputs, targets, direction: direction,
-)
+CROSS_ENTROPY = OutputLoss(_cross_entropy_at, _softmax_gradient)
+HALF_SQUARED_ERROR = OutputLoss(_half_squared_error_at, lambda outputs, targets: outputs - targets)
 
 
 class Curvature(NamedTuple):
@@ -77,7 +110,11 @@ class Curvature(NamedTuple):
     gauss_newton_product: Callable[[Layers], list[Linear]]
 
 
-def _check(x: Array, layers: Layers, targets: Array, loss: OutputLoss) -> None:
+def _check(
+    layers: Layers, x: Array, targets: Array, activation: str = "tanh", loss: OutputLoss = CROSS_ENTROPY
+) -> None:
+    if activation not in JETS:
+        raise ValueError(f"activation: expected one of {', '.join(JETS)}, got {activation!r}")
     shapes = {"x": (x, "n n_0")}
     for index, layer in enumerate(layers):
         shapes[f"layers[{index}].weight"] = (layer.weight, f"n_{index + 1} n_{index}")
@@ -94,6 +131,7 @@ def _check(x: Array, layers: Layers, targets: Array, loss: OutputLoss) -> None:
         raise ValueError(f"targets: expected classes from 0 to {n_outputs - 1}, got {targets.min()} to {targets.max()}")
 
 
+@checked(_check)
 def mlp_curvature(
     layers: Layers, x: Array, targets: Array, activation: str = "tanh", loss: OutputLoss = CROSS_ENTROPY
 ) -> Curvature:
@@ -119,20 +157,17 @@ def mlp_curvature(
 
     Source: Pearlmutter, Fast exact multiplication by the Hessian (1994); Schraudolph (2002) for Gauss-Newton.
     """
-    _check(x, layers, targets, loss)
-    if activation not in JETS:
-        raise ValueError(f"activation: expected one of {', '.join(JETS)}, got {activation!r}")
-    n = x.shape[0]
-    values, slopes, bends = [x], [], []
+    n, jet = x.shape[0], JETS[activation]
+    values, slopes = [x], []
     z = x
     for index, layer in enumerate(layers):
         z = _affine(values[-1], layer)
         if index < len(layers) - 1:
-            h, slope, bend = JETS[activation](z)
+            h, slope = jet.first(z)
             values.append(h)
             slopes.append(slope)
-            bends.append(bend)
-    delta = loss.gradient(z, targets) / n
+    found = loss.at(z, targets)
+    delta = found.gradient / n
     deltas, backs, gradient = [delta], [], []
     for index in reversed(range(len(layers))):
         gradient.append(_outer(delta, values[index], layers[index]))
@@ -143,6 +178,13 @@ def mlp_curvature(
             backs.append(back)
     deltas.reverse()
     backs.reverse()
+
+    @cache
+    def bent() -> list[Array]:
+        r"""$\delta_kW_k\odot\phi''$, which all products share and the gradient has no use for."""
+        assert jet.second is not None
+        rows = zip(backs, values[1:], slopes, strict=True)
+        return [back * jet.second(h, slope) for back, h, slope in rows]
 
     def forward(direction: Layers) -> tuple[list[Array], list[Array]]:
         """The derivatives of the values and of the z along the direction."""
@@ -159,7 +201,7 @@ def mlp_curvature(
 
     def hessian_product(direction: Layers) -> list[Linear]:
         r_values, r_zs = forward(direction)
-        r_delta = loss.hessian_product(z, targets, r_zs[-1]) / n
+        r_delta = found.hessian_product(r_zs[-1]) / n
         product = []
         for index in reversed(range(len(layers))):
             part = _outer(r_delta, values[index], layers[index])
@@ -167,14 +209,14 @@ def mlp_curvature(
                 part = part._replace(weight=part.weight + transpose(deltas[index]) @ r_values[index - 1])
                 r_back = r_delta @ layers[index].weight + deltas[index] @ direction[index].weight
                 r_delta = r_back * slopes[index - 1]
-                if activation != "relu":
-                    r_delta += backs[index - 1] * bends[index - 1] * r_zs[index - 1]
+                if jet.second is not None:
+                    r_delta += bent()[index - 1] * r_zs[index - 1]
             product.append(part)
         return product[::-1]
 
     def gauss_newton_product(direction: Layers) -> list[Linear]:
         _, r_zs = forward(direction)
-        r_delta = loss.hessian_product(z, targets, r_zs[-1]) / n
+        r_delta = found.hessian_product(r_zs[-1]) / n
         product = []
         for index in reversed(range(len(layers))):
             product.append(_outer(r_delta, values[index], layers[index]))
@@ -182,9 +224,10 @@ def mlp_curvature(
                 r_delta = (r_delta @ layers[index].weight) * slopes[index - 1]
         return product[::-1]
 
-    return Curvature(loss.value(z, targets).sum() / n, gradient[::-1], hessian_product, gauss_newton_product)
+    return Curvature(found.values.sum() / n, gradient[::-1], hessian_product, gauss_newton_product)
 
 
+@checked(_check)
 def per_example_gradients(
     layers: Layers, x: Array, targets: Array, activation: str = "tanh", loss: OutputLoss = CROSS_ENTROPY
 ) -> list[Linear]:
@@ -192,12 +235,9 @@ def per_example_gradients(
 
     Parameters, errors as for :func:`mlp_curvature`.
     """
-    _check(x, layers, targets, loss)
-    if activation not in JETS:
-        raise ValueError(f"activation: expected one of {', '.join(JETS)}, got {activation!r}")
     values, slopes = [x], []
     for layer in layers[:-1]:
-        h, slope, _ = JETS[activation](_affine(values[-1], layer))
+        h, slope = JETS[activation].first(_affine(values[-1], layer))
         values.append(h)
         slopes.append(slope)
     delta = loss.gradient(_affine(values[-1], layers[-1]), targets)

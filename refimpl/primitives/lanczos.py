@@ -9,6 +9,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from refimpl.primitives.checks import check_integer, check_shapes
+from refimpl.primitives.memory import keep_freed_memory
 from refimpl.primitives.numbers import Array
 
 Product = Callable[[Array], Array]
@@ -79,6 +80,7 @@ def lanczos(
     norm = np.sqrt(start @ start)
     if norm == 0:
         raise ValueError("start: expected a vector that is not zero")
+    keep_freed_memory()
     basis = np.empty((n_steps, n), dtype=start.dtype)
     basis[0] = start / norm
     diagonal: list[Any] = []

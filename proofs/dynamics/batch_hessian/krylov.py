@@ -104,7 +104,7 @@ Lanczos = Callable[[Callable[[Array], Array], int, int, Array], Tridiagonal]
     "batch_hessian/H17",
     title="Ritz values lie inside the spectrum, the largest only grows, and none is a ghost",
     source="Lanczos with full reorthogonalisation",
-    statement=r"T_m=Q^\top HQ,\quad\theta\in[\lambda_P,\lambda_1],\quad\theta_{max}(m)\le\theta_{max}(m+1),\quad"
+    statement=r"T_m=Q^\top HQ,\quad\theta\in[\lambda_P,\lambda_1],\quad\theta_{max}(m)\le\theta_{max}(m+1),\quad "
     r"m=\#\{\lambda\}\Rightarrow\theta=\lambda",
     method="property",
     scope="202 parameters, outliers at 5 and 10 over a bulk of width 4, m up to 60; 50 matrices with 1 to 8 distinct "

@@ -52,7 +52,7 @@ def positive_hessians(draw: st.DrawFn) -> tuple[Array, Array]:
     "batch_hessian/H12",
     title="Preconditioned by the root of the curvature, descent is stable up to 2/sqrt(lambda'): the square-root rule",
     source="The square-root scaling rule",
-    statement=r"w\leftarrow(I-\eta H^{1/2})w\ \text{ diverges iff }\ \eta>\frac2{\sqrt{\lambda_1'}},\qquad"
+    statement=r"w\leftarrow(I-\eta H^{1/2})w\ \text{ diverges iff }\ \eta>\frac2{\sqrt{\lambda_1'}},\qquad "
     r"\lambda_1'\propto\frac1B\ \Rightarrow\ \eta_{max}\propto\sqrt B",
     method="property",
     scope="100 positive definite matrices of 2 to 12 parameters, 2000 steps at 0.99 and 1.01 of the rate; the rule and "
@@ -93,7 +93,7 @@ def square_root_rule(rng: np.random.Generator, rate: Callable[[Any], Any] = max_
     "batch_hessian/H14",
     title="Heavy ball is stable exactly below 2 (1 + rho)/lambda",
     source="The largest stable learning rate",
-    statement=r"\rho\begin{pmatrix}1+\rho-\eta\lambda&-\rho\\1&0\end{pmatrix}<1\iff0<\eta\lambda<2(1+\rho)",
+    statement=r"r\begin{pmatrix}1+\rho-\eta\lambda&-\rho\\1&0\end{pmatrix}<1\iff0<\eta\lambda<2(1+\rho)",
     method="symbolic",
     scope="all rates, momenta and curvatures, by Jury's three conditions on the characteristic polynomial; 200 "
     "settings at 0.999 and 1.001 of the edge",

@@ -135,7 +135,7 @@ def fluctuations_are_gaussian(rng: np.random.Generator, sizes: Sequence[int] = (
 def partitions(draw: st.DrawFn) -> dict[str, Any]:
     """A network, its data, and a partition of the data into batches."""
     case = draw(labelled_networks())
-    n = len(case["inputs"])
+    n = len(case["x"])
     parts = draw(st.integers(1, n))
     order = np.random.default_rng(draw(st.integers(0, 2**32 - 1))).permutation(n)
     return {**case, "parts": np.array_split(order, parts)}
@@ -150,7 +150,7 @@ def first_order(batch_quadratic_form: Array, lambda_max: float) -> Array:
     "batch_hessian/H8",
     title="On average over batches the extreme eigenvalues exceed those of all the data, for every data set",
     source="Section 3 (the extremal values of the batch Hessian exceed the empirical ones)",
-    statement=r"\mathbb E\lambda_1(H_{batch})\ge\lambda_1(H_{emp}),\quad\mathbb E\lambda_P(H_{batch})\le"
+    statement=r"\mathbb E\lambda_1(H_{batch})\ge\lambda_1(H_{emp}),\quad\mathbb E\lambda_P(H_{batch})\le "
     r"\lambda_P(H_{emp}),\quad\lambda_1(H_{batch})\ge u_1^\top H_{batch}u_1",
     method="property",
     scope="100 networks and data sets, each with a partition of the data into batches, to roundoff; on the digits "
@@ -165,10 +165,10 @@ def extremes_exceed(rng: np.random.Generator, bound: Callable[[Array, float], An
         parts = case.pop("parts")
         of_all = np.linalg.eigvalsh(batch_hessian(**case))
         of_parts = np.stack([np.linalg.eigvalsh(batch_hessian(**case, indices=part)) for part in parts])
-        shares = np.array([len(part) for part in parts]) / len(case["inputs"])
+        shares = np.array([len(part) for part in parts]) / len(case["x"])
         # An entry of the matrix is a sum over n examples, an eigenvalue right to P units of the matrix's scale.
         scale = float(np.max(np.abs(of_parts))) or 1.0
-        allowed = 4 * (len(of_all) + len(case["inputs"])) * float(np.finfo(float).eps) * scale
+        allowed = 4 * (len(of_all) + len(case["x"])) * float(np.finfo(float).eps) * scale
         return max(of_all[-1] - shares @ of_parts[:, -1], shares @ of_parts[:, 0] - of_all[0]) / allowed
 
     digits = trained_digits()
@@ -222,7 +222,7 @@ def independent_entries() -> float:
     "batch_hessian/H9",
     title="On real data too the largest eigenvalue exceeds the full data's in proportion to 1/b",
     source="Theorem on the extremal eigenvalues (its shape on real data)",
-    statement=r"\mathbb E\lambda_1'\simeq\lambda_1+\frac c{\mathfrak b},\quad"
+    statement=r"\mathbb E\lambda_1'\simeq\lambda_1+\frac c{\mathfrak b},\quad "
     r"c=\sum_{j\ne1}\frac{\mathrm{Var}_i(u_j^\top h_iu_1)}{\lambda_1-\lambda_j}",
     method="statistical",
     scope="softmax regression on digits; exponent from 60 batches at each of 7 sizes from 8 to 512; the constant from "
@@ -263,7 +263,7 @@ def squared_fluctuations(rng: np.random.Generator, products: Array, batch_size: 
     "batch_hessian/H10",
     title="The estimated variance of a Hessian entry does not depend on the batch size, and is the exact one",
     source="Estimate of the variance",
-    statement=r"\hat\sigma_\epsilon^2=\frac{\mathfrak b}{P^2}\,\overline{\lVert(H_{batch}-H_{emp})v\rVert^2},\quad"
+    statement=r"\hat\sigma_\epsilon^2=\frac{\mathfrak b}{P^2}\,\overline{\lVert(H_{batch}-H_{emp})v\rVert^2},\quad "
     r"\mathbb E\hat\sigma_\epsilon^2=\frac N{(N-1)P^2}\Big(\frac1N\sum_i\lVert h_i\rVert_F^2-"
     r"\lVert H_{emp}\rVert_F^2\Big)",
     method="statistical",

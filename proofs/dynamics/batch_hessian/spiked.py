@@ -214,7 +214,7 @@ def position_at_zero(eigenvalues: Array) -> Array:
     "batch_hessian/H13",
     title="A step on a noisy batch grows, in mean square, above two over lambda + s^2/lambda",
     source="The largest stable learning rate (derived)",
-    statement=r"\mathbb E\lVert(I-\eta H_{batch})u_1\rVert^2=1-2\eta\lambda+\eta^2(\lambda^2+s_P^2),\quad"
+    statement=r"\mathbb E\lVert(I-\eta H_{batch})u_1\rVert^2=1-2\eta\lambda+\eta^2(\lambda^2+s_P^2),\quad "
     r"s_P^2=s^2\frac{P+1}P,\quad\text{which is 1 at }\eta=\frac2{\lambda+s_P^2/\lambda}",
     method="symbolic",
     scope="all P (Gaussian blocks), all eigenvalues, noise and rates; in the limit the rate is 2/lambda_1' of H3; and "
@@ -326,7 +326,7 @@ def additive_edge(n_params: Any, batch_size: Any) -> Any:
     "batch_hessian/H11",
     title="With many more parameters than examples a batch's curvature falls as 1/B: the linear rule, up to 2/lambda_1",
     source="The linear scaling rule",
-    statement=r"\frac{B\lambda_1'}{P\sigma^2}\to1\ (P/B\to\infty),\qquad\eta_{max}=\frac2{\lambda_1'}\propto B,\qquad"
+    statement=r"\frac{B\lambda_1'}{P\sigma^2}\to1\ (P/B\to\infty),\qquad\eta_{max}=\frac2{\lambda_1'}\propto B,\qquad "
     r"\eta_{max}\to\frac2{\lambda_1}\ (B\to\infty)",
     method="symbolic",
     scope="the limits for all B; P = 1000, 20 draws each at B = 5, 10, 20 and 40: the exponent within 0.05 of the "

@@ -15,6 +15,7 @@ from refimpl.primitives.checks import check_integer, check_number
 from refimpl.primitives.curvature import Layers, mlp_curvature, pack, unpack
 from refimpl.primitives.lanczos import Product, lanczos
 from refimpl.primitives.layers import Linear
+from refimpl.primitives.memory import keep_freed_memory
 from refimpl.primitives.numbers import Array
 from refimpl.primitives.trees import tree_map
 
@@ -100,8 +101,8 @@ class Epoch(NamedTuple):
 
 def train(
     layers: Layers,
-    inputs: Array,
-    labels: Array,
+    x: Array,
+    targets: Array,
     batch_size: int,
     learner: LanczosMomentumLearner | Pace,
     rng: np.random.Generator,
@@ -114,8 +115,8 @@ def train(
     Parameters
     ----------
     layers : list of Linear
-    inputs : array, shape (n, n_inputs)
-    labels : array of ints, shape (n,)
+    x : array, shape (n, n_inputs)
+    targets : array of ints, shape (n,)
     batch_size : int from 1 to n
         An incomplete last batch is left out.
     learner : LanczosMomentumLearner, or a Pace that stays
@@ -130,26 +131,28 @@ def train(
 
     Source: arXiv 2006.09092, the Lanczos learner.
     """
-    n = len(inputs)
+    n = len(x)
+    mlp_curvature.check(layers, x, targets, activation)
     batch_size = check_integer("batch_size", batch_size, 1, n)
     if isinstance(learner, Pace):
         check_number("learning_rate", learner.learning_rate, "(0, inf)")
         check_number("momentum", learner.momentum, "[0, 1)")
     else:
         check_learner(learner)
-    return _epochs(list(layers), inputs, labels, batch_size, learner, rng, activation)
+    return _epochs(list(layers), x, targets, batch_size, learner, rng, activation)
 
 
 def _epochs(
     layers: list[Linear],
-    inputs: Array,
-    labels: Array,
+    x: Array,
+    targets: Array,
     batch_size: int,
     learner: LanczosMomentumLearner | Pace,
     rng: np.random.Generator,
     activation: str,
 ) -> Iterator[Epoch]:
-    n = len(inputs)
+    keep_freed_memory()
+    n = len(x)
     pace = learner if isinstance(learner, Pace) else Pace(0.0, 0.0)
     velocity = tree_map(np.zeros_like, layers)
     epoch = 0
@@ -157,7 +160,7 @@ def _epochs(
         order = rng.permutation(n)
         for start in range(0, n - batch_size + 1, batch_size):
             chosen = order[start : start + batch_size]
-            curvature = mlp_curvature(layers, inputs[chosen], labels[chosen], activation)
+            curvature = mlp_curvature.unchecked(layers, x[chosen], targets[chosen], activation)
             if start == 0 and not isinstance(learner, Pace) and epoch % learner.refresh == 0:
                 like = layers
 
@@ -169,4 +172,4 @@ def _epochs(
             velocity = tree_map(lambda v, g: momentum * v - rate * g, velocity, curvature.gradient)  # noqa: B023
             layers = tree_map(lambda w, v: w + v, layers, velocity)
         epoch += 1
-        yield Epoch(layers, float(mlp_curvature(layers, inputs, labels, activation).loss), pace)
+        yield Epoch(layers, float(mlp_curvature.unchecked(layers, x, targets, activation).loss), pace)

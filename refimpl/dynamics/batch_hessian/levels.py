@@ -22,9 +22,10 @@ Product = Callable[[Array], Array]
 
 
 def _check_products(
-    layers: Layers, inputs: Array, labels: Array, direction: Layers, activation: str = "tanh", indices: Any = None
+    layers: Layers, x: Array, targets: Array, direction: Layers, activation: str = "tanh", indices: Any = None
 ) -> None:
-    check_indices(indices, len(inputs))
+    mlp_curvature.check(layers, x, targets, activation)
+    _check_indices(indices, len(x))
     if len(direction) != len(layers):
         raise ValueError(f"direction: expected {len(layers)} layers as the parameters, got {len(direction)}")
     for index, (layer, along) in enumerate(zip(layers, direction, strict=True)):
@@ -35,8 +36,7 @@ def _check_products(
                 check_shapes(**{f"direction[{index}].{name}": (value, " ".join(map(str, like.shape)))})
 
 
-def check_indices(indices: Any, n_samples: int) -> None:
-    """Raise ``ValueError`` unless `indices` are None or different examples of `n_samples`, at least one."""
+def _check_indices(indices: Any, n_samples: int) -> None:
     if indices is None:
         return
     chosen = np.asarray(indices)
@@ -46,13 +46,13 @@ def check_indices(indices: Any, n_samples: int) -> None:
         raise ValueError(f"indices: expected different examples from 0 to {n_samples - 1}, got {chosen!r:.80}")
 
 
-def _batch(inputs: Array, labels: Array, indices: Any) -> tuple[Array, Array]:
-    return (inputs, labels) if indices is None else (inputs[np.asarray(indices)], labels[np.asarray(indices)])
+def _batch(x: Array, targets: Array, indices: Any) -> tuple[Array, Array]:
+    return (x, targets) if indices is None else (x[np.asarray(indices)], targets[np.asarray(indices)])
 
 
 @checked(_check_products)
 def hessian_vector_product(
-    layers: Layers, inputs: Array, labels: Array, direction: Layers, activation: str = "tanh", indices: Any = None
+    layers: Layers, x: Array, targets: Array, direction: Layers, activation: str = "tanh", indices: Any = None
 ) -> list[Linear]:
     r"""$H_{batch}v$, or $H_{emp}v$ of all the data, forward over reverse: about two gradients beyond the gradient.
 
@@ -62,8 +62,8 @@ def hessian_vector_product(
     ----------
     layers : list of Linear
         $w$: weights of shape (n_outputs, n_inputs), biases or None.
-    inputs : array, shape (n, n_inputs)
-    labels : array of ints, shape (n,)
+    x : array, shape (n, n_inputs)
+    targets : array of ints, shape (n,)
     direction : list of Linear, shapes of `layers`
     activation : "tanh" or "relu"
     indices : array of ints, shape (batch_size,), all different; None for all the data
@@ -81,13 +81,12 @@ def hessian_vector_product(
 
     Source: arXiv 2006.09092, Section 2; Pearlmutter (1994).
     """
-    x, y = _batch(inputs, labels, indices)
-    return mlp_curvature(layers, x, y, activation).hessian_product(direction)
+    return mlp_curvature.unchecked(layers, *_batch(x, targets, indices), activation).hessian_product(direction)
 
 
 @checked(_check_products)
 def ggn_vector_product(
-    layers: Layers, inputs: Array, labels: Array, direction: Layers, activation: str = "tanh", indices: Any = None
+    layers: Layers, x: Array, targets: Array, direction: Layers, activation: str = "tanh", indices: Any = None
 ) -> list[Linear]:
     r"""$Gv$ with the generalised Gauss-Newton matrix $\frac1B\sum_iJ_i^\top\nabla_z^2\ell_iJ_i$, which has no negative
     eigenvalue; for softmax regression it is the Hessian.
@@ -96,11 +95,10 @@ def ggn_vector_product(
 
     Source: arXiv 2006.09092, Section 2; Schraudolph (2002).
     """
-    x, y = _batch(inputs, labels, indices)
-    return mlp_curvature(layers, x, y, activation).gauss_newton_product(direction)
+    return mlp_curvature.unchecked(layers, *_batch(x, targets, indices), activation).gauss_newton_product(direction)
 
 
-def batch_hessian(layers: Layers, inputs: Array, labels: Array, activation: str = "tanh", indices: Any = None) -> Array:
+def batch_hessian(layers: Layers, x: Array, targets: Array, activation: str = "tanh", indices: Any = None) -> Array:
     r"""$H_{batch}$, or $H_{emp}$, as a matrix of at most 2000 parameters: a product with every unit vector.
 
     Parameters and errors as for :func:`hessian_vector_product`; the order of the parameters is that of
@@ -110,12 +108,12 @@ def batch_hessian(layers: Layers, inputs: Array, labels: Array, activation: str 
     -------
     array, shape (P, P)
     """
-    check_indices(indices, len(inputs))
+    mlp_curvature.check(layers, x, targets, activation)
+    _check_indices(indices, len(x))
     n_params = sum(array.size for layer in layers for array in layer if array is not None)
     if n_params > LARGEST_MATRIX:
         raise ValueError(f"layers: expected at most {LARGEST_MATRIX} parameters for a matrix, got {n_params}")
-    x, y = _batch(inputs, labels, indices)
-    product = mlp_curvature(layers, x, y, activation).hessian_product
+    product = mlp_curvature.unchecked(layers, *_batch(x, targets, indices), activation).hessian_product
     units = np.eye(n_params, dtype=x.dtype)
     return np.stack([pack(product(unpack(unit, layers))) for unit in units])
 

@@ -20,14 +20,14 @@ def with_constant(inputs: Array) -> Array:
 
 
 def train_softmax_regression(
-    inputs: Array, labels: Array, n_classes: int, n_steps: int = 300, learning_rate: float = 0.5
+    x: Array, targets: Array, n_classes: int, n_steps: int = 300, learning_rate: float = 0.5
 ) -> Array:
     """Full-batch gradient descent from 0.
 
     Parameters
     ----------
-    inputs : array, shape (n, d)
-    labels : array of ints, shape (n,)
+    x : array, shape (n, d)
+    targets : array of ints, shape (n,)
     n_classes, n_steps : int >= 1, >= 0
     learning_rate : float > 0
 
@@ -42,9 +42,11 @@ def train_softmax_regression(
     """
     n_classes, n_steps = check_integer("n_classes", n_classes, 1), check_integer("n_steps", n_steps, 0)
     learning_rate = check_number("learning_rate", learning_rate, "(0, inf)")
-    weights = np.zeros((n_classes, inputs.shape[-1]), dtype=inputs.dtype)
+    weights = np.zeros((n_classes, x.shape[-1]), dtype=x.dtype)
+    mlp_curvature.check([Linear(weights)], x, targets)
     for _ in range(n_steps):
-        weights = weights - learning_rate * mlp_curvature([Linear(weights)], inputs, labels).gradient[0].weight
+        (gradient,) = mlp_curvature.unchecked([Linear(weights)], x, targets).gradient
+        weights = weights - learning_rate * gradient.weight
     return weights
 
 

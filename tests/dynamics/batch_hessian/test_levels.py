@@ -72,7 +72,7 @@ def test_matrix_is_symmetric_and_the_mean_over_any_partition(case: Arguments) ->
     whole = batch_hessian(**case)
     scale = 1 + np.max(np.abs(whole))
     np.testing.assert_allclose(whole, whole.T, atol=1e-13 * scale)
-    n = len(case["inputs"])
+    n = len(case["x"])
     for cut in {1, n // 2} - {0, n}:
         first, second = (batch_hessian(**case, indices=part) for part in (range(cut), range(cut, n)))
         np.testing.assert_allclose((cut * first + (n - cut) * second) / n, whole, atol=1e-13 * scale)

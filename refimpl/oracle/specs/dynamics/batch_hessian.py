@@ -37,8 +37,8 @@ def labelled_networks(draw: st.DrawFn, activations: tuple[str, ...] = ("tanh", "
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     return {
         "layers": layers,
-        "inputs": draw(real_arrays((n, widths[0]))),
-        "labels": rng.integers(widths[-1], size=n),
+        "x": draw(real_arrays((n, widths[0]))),
+        "targets": rng.integers(widths[-1], size=n),
         "activation": draw(st.sampled_from(activations)),
     }
 
@@ -47,10 +47,10 @@ def labelled_networks(draw: st.DrawFn, activations: tuple[str, ...] = ("tanh", "
 def _products(draw: st.DrawFn, activations: tuple[str, ...] = ("tanh", "relu")) -> Arguments:
     case = draw(labelled_networks(activations))
     direction = tree_map(lambda leaf: draw(real_arrays(leaf.shape)), case["layers"])
-    n = len(case["inputs"])
+    n = len(case["x"])
     indices = draw(st.one_of(st.none(), st.lists(st.integers(0, n - 1), min_size=1, unique=True).map(np.array)))
     return {
-        **{name: case[name] for name in ("layers", "inputs", "labels")},
+        **{name: case[name] for name in ("layers", "x", "targets")},
         "direction": direction,
         "activation": case["activation"],
         "indices": indices,
@@ -60,8 +60,8 @@ def _products(draw: st.DrawFn, activations: tuple[str, ...] = ("tanh", "relu")) 
 def _symbolic_product() -> Arguments:
     return {
         "layers": [Linear(symbols("w", 1, 1), symbols("b", 1)), Linear(symbols("v", 2, 1), symbols("c", 2))],
-        "inputs": symbols("x", 1, 1),
-        "labels": np.array([1]),
+        "x": symbols("x", 1, 1),
+        "targets": np.array([1]),
         "direction": [Linear(symbols("r", 1, 1), symbols("s", 1)), Linear(symbols("t", 2, 1), symbols("u", 2))],
         "activation": "tanh",
         "indices": None,
@@ -73,20 +73,20 @@ def _scaled(factor: float) -> Callable[[Any], Any]:
 
 
 def _reversed_data(arguments: Arguments) -> Arguments:
-    indices, n = arguments["indices"], len(arguments["inputs"])
+    indices, n = arguments["indices"], len(arguments["x"])
     return arguments | {
-        "inputs": arguments["inputs"][::-1],
-        "labels": arguments["labels"][::-1],
+        "x": arguments["x"][::-1],
+        "targets": arguments["targets"][::-1],
         "indices": None if indices is None else n - 1 - indices,
     }
 
 
 def _examples_twice(arguments: Arguments) -> Arguments:
     """The batch together with a copy of it, whose Hessians' mean is that of one."""
-    indices, n = arguments["indices"], len(arguments["inputs"])
+    indices, n = arguments["indices"], len(arguments["x"])
     return arguments | {
-        "inputs": np.concatenate([arguments["inputs"]] * 2),
-        "labels": np.concatenate([arguments["labels"]] * 2),
+        "x": np.concatenate([arguments["x"]] * 2),
+        "targets": np.concatenate([arguments["targets"]] * 2),
         "indices": None if indices is None else np.concatenate([indices, n + indices]),
     }
 
@@ -99,7 +99,7 @@ def _classes_reversed(arguments: Arguments) -> Arguments:
     return arguments | {
         "layers": flip(arguments["layers"]),
         "direction": flip(arguments["direction"]),
-        "labels": n_classes - 1 - arguments["labels"],
+        "targets": n_classes - 1 - arguments["targets"],
     }
 
 
@@ -124,26 +124,24 @@ PRODUCT_RELATIONS = (
 
 
 def _summed(product: Callable[..., Any]) -> Callable[..., Any]:
-    def of_sum(
-        layers: Any, inputs: Any, labels: Any, direction: Any, activation: Any = "tanh", indices: Any = None
-    ) -> Any:
-        n = len(inputs) if indices is None else len(indices)
-        return _scaled(n)(product(layers, inputs, labels, direction, activation, indices))
+    def of_sum(layers: Any, x: Any, targets: Any, direction: Any, activation: Any = "tanh", indices: Any = None) -> Any:
+        n = len(x) if indices is None else len(indices)
+        return _scaled(n)(product(layers, x, targets, direction, activation, indices))
 
     return of_sum
 
 
 def _without_second_derivative(
-    layers: Any, inputs: Any, labels: Any, direction: Any, activation: Any = "tanh", indices: Any = None
+    layers: Any, x: Any, targets: Any, direction: Any, activation: Any = "tanh", indices: Any = None
 ) -> Any:
     """The Gauss-Newton product where the Hessian's was asked for."""
-    return paper.ggn_vector_product(layers, inputs, labels, direction, activation, indices)
+    return paper.ggn_vector_product(layers, x, targets, direction, activation, indices)
 
 
 def _all_the_data(
-    layers: Any, inputs: Any, labels: Any, direction: Any, activation: Any = "tanh", indices: Any = None
+    layers: Any, x: Any, targets: Any, direction: Any, activation: Any = "tanh", indices: Any = None
 ) -> Any:
-    return mlp_curvature(layers, inputs, labels, activation).hessian_product(direction)
+    return mlp_curvature(layers, x, targets, activation).hessian_product(direction)
 
 
 register(
