@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from refimpl.tasks.real_data import descriptions, diabetes_prompts
+from refimpl.tasks.real_data import descriptions, diabetes_prompts, digit_images
 
 
 def test_every_prompt_holds_different_standardised_patients() -> None:
@@ -57,3 +57,13 @@ def test_descriptions_are_texts_of_some_length() -> None:
     texts = descriptions()
     assert all(len(text) > 500 for text in texts)
     assert sum(map(len, texts)) > 10_000
+
+
+def test_digit_images_are_grey_values_with_their_classes() -> None:
+    images, labels = digit_images()
+    assert images.shape == (1797, 64)
+    assert (images.min(), images.max()) == (0, 1)
+    assert np.bincount(labels).min() > 170
+    # The first image of the data set is a zero: empty in its middle.
+    assert labels[0] == 0
+    assert images[0].reshape(8, 8)[3:5, 3:5].max() < 0.1

@@ -5,6 +5,6 @@ differential equation by SymPy, and meet gradient descent itself at the rate at 
 """
 
 # In the paper's order, which is the ledger's.
-from proofs.dynamics.deep_linear import network, modes  # noqa: I001
+from proofs.dynamics.deep_linear import network, modes, hierarchy, depth, spectra, nonlinear  # noqa: I001
 
-__all__ = ["modes", "network"]
+__all__ = ["depth", "hierarchy", "modes", "network", "nonlinear", "spectra"]

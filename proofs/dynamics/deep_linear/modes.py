@@ -128,7 +128,7 @@ def printed_time(c: float, u0: float, uf: float, s: float) -> float:
     statement=r"c=|a^2-b^2|,\ u=\tfrac c2\sinh\theta:\quad t=\frac\tau\zeta\Big[\ln\frac{\zeta+c+2s\tanh(\theta/2)}"
     r"{\zeta-c-2s\tanh(\theta/2)}\Big]_{\theta_0}^{\theta_f},\quad\zeta=\sqrt{c^2+4s^2}",
     method="symbolic",
-    scope="all strengths and imbalances, none among them; 30 starts of both signs against an adaptive Runge-Kutta "
+    scope="all strengths and imbalances, none among them; 20 starts of both signs against an adaptive Runge-Kutta "
     "integration",
     uses=["deep_linear/K3", "deep_linear/K4"],
     control=Control("a negative imbalance with its sign", imbalance=float),
@@ -174,7 +174,7 @@ def hyperbolic_learning(rng: np.random.Generator, imbalance: Callable[[float], f
         & vanishes(sympy.cancel(sympy.together(slope)), "slope of the time over the inverse velocity, less 1")
         & vanishes(balanced, "exponential of the time without imbalance less that of equal factors")
         & at_most(float(np.max(np.abs(printed))), 1e-13, "printed formula for a > b and a < b off by")
-        & for_all(rng, SEEDS, error, 1e-10, 30, "trajectory off Runge-Kutta by")
+        & for_all(rng, SEEDS, error, 1e-10, 20, "trajectory off Runge-Kutta by")
     )
 
 
@@ -216,7 +216,7 @@ def quadrature_time(s: float, u0: float, uf: float, n_weights: int) -> float:
     r"p=2-\tfrac2n;\qquad F(u)=\frac{u^{-p}}p\,{}_2F_1(1,p;p+1;\tfrac su)\ (u>s)",
     method="symbolic",
     scope="all depths: each of the three series that the code sums, for a symbol p and 1, 2 and 4 terms, and 2F1's "
-    "general coefficient; 5 times up and down at each of 8 depths to 99 against quadrature, SciPy's 2F1 and back",
+    "general coefficient; 3 times up and down at each of 8 depths to 99 against quadrature, SciPy's 2F1 and back",
     uses=["deep_linear/K4"],
     control=Control("layers of neurons counted in place of matrices", time=counting_layers_of_neurons),
 )
@@ -237,9 +237,9 @@ def closed_form_at_every_depth(rng: np.random.Generator, time: Solution = learni
     coefficients = [sympy.gammasimp(sympy.rf(b, k) / sympy.rf(b + 1, k) / b - 1 / (k + b)) for b in (1 - p, p)]
     by_quadrature, by_hypergeometric, back = [], [], []
     for n_weights in DEPTHS:
-        s = rng.uniform(0.5, 3, 5)
-        growth = (s * 10 ** rng.uniform(-3, -0.5, 5), s * rng.uniform(0.5, 0.99, 5))
-        decay = (s * rng.uniform(2, 50, 5), s * rng.uniform(1.01, 1.9, 5))
+        s = rng.uniform(0.5, 3, 3)
+        growth = (s * 10 ** rng.uniform(-3, -0.5, 3), s * rng.uniform(0.5, 0.99, 3))
+        decay = (s * rng.uniform(2, 50, 3), s * rng.uniform(1.01, 1.9, 3))
         for start, end in (growth, decay):
             found = time(s, start, end, n_weights)
             cases = list(zip(s, start, end, strict=True))

@@ -13,6 +13,7 @@ import numpy as np
 
 from refimpl.dynamics.deep_linear.network import decoupled_weights
 from refimpl.primitives.checks import check_array, check_integer, check_number, check_shapes
+from refimpl.primitives.memory import keep_freed_memory
 from refimpl.primitives.numbers import Array
 
 Shape = tuple[int, ...]
@@ -169,6 +170,7 @@ def random_products(draw: Draw, width: int, n_weights: int, n_draws: int, rng: n
     """
     n_weights = check_integer("n_weights", n_weights, 1)
     shape = (check_integer("n_draws", n_draws, 1), *[check_integer("width", width, 1)] * 2)
+    keep_freed_memory()
     product = draw(shape, rng)
     for _ in range(n_weights - 1):
         product = draw(shape, rng) @ product

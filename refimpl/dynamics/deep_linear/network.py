@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from refimpl.primitives.checks import check_array, check_integer, check_number, check_shapes, checked
+from refimpl.primitives.memory import keep_freed_memory
 from refimpl.primitives.numbers import Array, is_symbolic, transpose
 from refimpl.primitives.traces import inner
 
@@ -72,6 +73,9 @@ def end_to_end(weights: Weights) -> Array:
 
     Source: arXiv 1312.6120, Section 2.
     """
+    # From the narrower end, where products are small.
+    if weights[-1].shape[-2] < weights[0].shape[-1]:
+        return np.asanyarray(reduce(lambda product, weight: product @ weight, reversed(weights)))
     return np.asanyarray(reduce(lambda product, weight: weight @ product, weights))
 
 
@@ -109,7 +113,11 @@ def loss(weights: Weights, sigma_11: Array, sigma_31: Array, trace_yy: Any) -> A
     Source: arXiv 1312.6120, Section 1 and Eq. 13.
     """
     product = end_to_end.unchecked(weights)
-    return np.asanyarray((inner(product, product @ sigma_11) / 2 - inner(product, sigma_31))[..., 0, 0] + trace_yy / 2)
+    if product.shape[-2] > product.shape[-1]:
+        square = inner(transpose(product) @ product, sigma_11)
+    else:
+        square = inner(product @ sigma_11, product)
+    return np.asanyarray((square / 2 - inner(product, sigma_31))[..., 0, 0] + trace_yy / 2)
 
 
 @checked(_check_loss)
@@ -120,37 +128,44 @@ def loss_vjp(
 
     It leaves out sigma_11, whose entries cannot vary one by one, and the number trace_yy.
     """
-    sweep = _sweep(weights, sigma_11, sigma_31)
+    sweep, product = _sweep(weights, sigma_11, sigma_31), end_to_end.unchecked(weights)
 
     def pullback(cotangent: Array) -> tuple[Weights, Array]:
         factor = np.asanyarray(cotangent)[..., None, None]
-        to_map = factor * sweep.products[-1]
-        to_sigma_31 = -to_map.reshape(-1, *sigma_31.shape).sum(axis=0)
-        return type(weights)(factor * one for one in _gradients(weights, sweep)), to_sigma_31  # type: ignore[call-arg]
+        to_sigma_31 = -(factor * product).reshape(-1, *sigma_31.shape).sum(axis=0)
+        return type(weights)(factor * one for one in _gradients(sweep)), to_sigma_31  # type: ignore[call-arg]
 
     return loss.unchecked(weights, sigma_11, sigma_31, trace_yy), pullback
 
 
 class _Sweep(NamedTuple):
-    """$P_1,\\dots,P_n$, and the residuals $B_l^\\top E$ for $l=1,\\dots,n$."""
+    """$P_1,\\dots,P_{n-1}$, and $-B_l^\\top E$ for $l=1,\\dots,n$."""
 
     products: list[Array]
     residuals: list[Array]
 
 
 def _sweep(weights: Weights, sigma_11: Array, sigma_31: Array) -> _Sweep:
-    products = [weights[0]]
-    for weight in weights[1:]:
+    products = list(weights[:1]) if len(weights) > 1 else []
+    for weight in weights[1:-1]:
         products.append(weight @ products[-1])
-    residuals = [sigma_31 - products[-1] @ sigma_11]
+    residuals = [_learned(weights[-1], products, sigma_11) - sigma_31]
     for weight in reversed(weights[1:]):
         residuals.append(transpose(weight) @ residuals[-1])
     return _Sweep(products, residuals[::-1])
 
 
-def _gradients(weights: Weights, sweep: _Sweep) -> list[Array]:
-    later = (-(r @ transpose(p)) for r, p in zip(sweep.residuals[1:], sweep.products[:-1], strict=True))
-    return [-sweep.residuals[0], *later]
+def _learned(last: Array, products: list[Array], sigma_11: Array) -> Array:
+    """$P_n\\Sigma^{11}$, by the cheaper of two orders."""
+    if not products:
+        return np.asanyarray(last @ sigma_11)
+    widens = last.shape[-2] > last.shape[-1]
+    return last @ (products[-1] @ sigma_11) if widens else (last @ products[-1]) @ sigma_11
+
+
+def _gradients(sweep: _Sweep) -> list[Array]:
+    later = (r @ transpose(p) for r, p in zip(sweep.residuals[1:], sweep.products, strict=True))
+    return [sweep.residuals[0], *later]
 
 
 @checked(_check_problem)
@@ -174,7 +189,7 @@ def gradients(weights: Weights, sigma_11: Array, sigma_31: Array) -> list[Array]
 
     Source: arXiv 1312.6120, Eq. 1, 2 and 13 (where an index of a product is misprinted).
     """
-    return _gradients(weights, _sweep(weights, sigma_11, sigma_31))
+    return _gradients(_sweep(weights, sigma_11, sigma_31))
 
 
 def _check_product(weights: Weights, directions: Weights, sigma_11: Array, sigma_31: Array) -> None:
@@ -208,14 +223,14 @@ def hessian_vector_product(weights: Weights, directions: Weights, sigma_11: Arra
     """
     products, residuals = _sweep(weights, sigma_11, sigma_31)
     changes = [directions[0]]
-    for weight, direction, product in zip(weights[1:], directions[1:], products[:-1], strict=True):
+    for weight, direction, product in zip(weights[1:], directions[1:], products, strict=True):
         changes.append(weight @ changes[-1] + direction @ product)
-    change = -(changes[-1] @ sigma_11)
+    change = changes[-1] @ sigma_11
     found = []
     for layer in reversed(range(1, len(weights))):
-        found.append(-(change @ transpose(products[layer - 1]) + residuals[layer] @ transpose(changes[layer - 1])))
+        found.append(change @ transpose(products[layer - 1]) + residuals[layer] @ transpose(changes[layer - 1]))
         change = transpose(weights[layer]) @ change + transpose(directions[layer]) @ residuals[layer]
-    return [-change, *found[::-1]]
+    return [change, *found[::-1]]
 
 
 # --- gradient descent and its flow ---
@@ -245,6 +260,7 @@ def gradient_steps(weights: Weights, sigma_11: Array, sigma_31: Array, learning_
 
     Source: arXiv 1312.6120, Section 1 and Eq. 13.
     """
+    keep_freed_memory()
     current = list(weights)
     while True:
         slopes = gradients.unchecked(current, sigma_11, sigma_31)
