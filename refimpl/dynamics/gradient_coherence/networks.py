@@ -17,7 +17,7 @@ import numpy as np
 from refimpl.dynamics.gradient_coherence.coherence import squared_norm
 from refimpl.dynamics.gradient_coherence.suppression import RollingMedian3, median_of_three, winsorized_mean
 from refimpl.primitives.checks import check_integer, check_number, check_shapes, checked
-from refimpl.primitives.curvature import CROSS_ENTROPY, Layers, pack, per_example_gradients, unpack
+from refimpl.primitives.curvature import CROSS_ENTROPY, Layers, pack, unpack
 from refimpl.primitives.layers import Linear
 from refimpl.primitives.numbers import Array, column_sum, positive_part, transpose, unit_step
 from refimpl.tasks.real_data import digit_images
@@ -57,9 +57,18 @@ def gradient_matrix(layers: Layers, x: Array, labels: Array) -> Array:
     ValueError
         If shapes do not fit, an entry is not finite or a label is no class.
     """
-    gradients = per_example_gradients(layers, x, labels, "relu", CROSS_ENTROPY)
-    parts = [array.reshape(len(x), -1) for layer in gradients for array in layer if array is not None]
-    return np.concatenate(parts, axis=1)
+    passes = _passes(layers, x, labels)
+    n_parameters = sum(array.size for layer in layers for array in layer if array is not None)
+    matrix = np.empty((len(x), n_parameters), dtype=passes.deltas[0].dtype)
+    start = 0
+    for layer, h, delta in zip(layers, passes.inputs, passes.deltas, strict=True):
+        end = start + layer.weight.size
+        np.multiply(delta[:, :, None], h[:, None, :], out=matrix[:, start:end].reshape(len(x), *layer.weight.shape))
+        if layer.bias is not None:
+            start, end = end, end + layer.bias.size
+            matrix[:, start:end] = delta
+        start = end
+    return matrix
 
 
 class _Pass(NamedTuple):
