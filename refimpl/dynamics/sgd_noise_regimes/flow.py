@@ -133,12 +133,11 @@ def order_parameter_flow(
     if tau[-1] == 0:
         path = np.repeat(start[:, None], len(tau), axis=1)
     else:
-        solved = solve_ivp(
-            rates, (0, float(tau[-1])), start, "LSODA", np.asarray(tau, float), rtol=1e-8, atol=1e-10 * noise0
-        )
+        once, places = np.unique(np.asarray(tau, float), return_inverse=True)
+        solved = solve_ivp(rates, (0, once[-1]), start, "LSODA", once, rtol=1e-8, atol=1e-10 * noise0)
         if not solved.success:
             raise ArithmeticError(f"order_parameter_flow: {solved.message}")
-        path = solved.y
+        path = solved.y[:, places]
     return OrderParameters(path[0], np.exp(path[1]))
 
 
@@ -190,26 +189,29 @@ def simulate_order_parameters(
     temperature = check_number("temperature", temperature, "(0, inf)")
     chi, margin = check_chi(chi), check_number("margin", margin, "[0, inf)")
     _check_times(tau)
-    signal = np.full(n_runs, check_number("signal0", signal0))
-    noise = np.full(n_runs, check_number("noise0", noise0, "(0, inf)"))
+    state = np.empty((n_runs, 2))
+    state[:] = check_number("signal0", signal0), check_number("noise0", noise0, "(0, inf)")
     stops = np.rint(tau * n_features / (temperature * batch_size)).astype(int)
     per_point = temperature / n_features
-    signals, noises = [], []
+    path = np.empty((len(stops), n_runs, 2))
     block = 256
+    points = np.ones((block, n_runs, 3, batch_size))
     for step in range(stops[-1] + 1):
-        for _ in range(int(np.count_nonzero(stops == step))):
-            signals.append(signal)
-            noises.append(noise)
         place = step % block
         if place == 0:
-            s = np.sqrt(rng.chisquare(chi + 1, (block, n_runs, batch_size)))
-            z = rng.standard_normal((block, n_runs, batch_size))
-            across = rng.chisquare(n_features - 2, (block, n_runs))
-        active = signal[:, None] * s[place] + noise[:, None] * z[place] < margin
-        along = noise + per_point * (active * z[place]).sum(axis=1)
-        noise = np.sqrt(along * along + per_point**2 * active.sum(axis=1) * across[place])
-        signal = signal + per_point * (active * s[place]).sum(axis=1)
-    return OrderParameters(np.array(signals), np.array(noises))
+            points[:, :, 0] = np.sqrt(rng.chisquare(chi + 1, (block, n_runs, batch_size)))
+            points[:, :, 1] = rng.standard_normal((block, n_runs, batch_size))
+            across = per_point**2 * rng.chisquare(n_features - 2, (block, n_runs))
+            due = set(stops[(stops >= step) & (stops < step + block)].tolist())
+        if step in due:
+            path[stops == step] = state
+        drawn = points[place]
+        active = (state[:, None] @ drawn[:, :2])[:, 0] < margin
+        # Sums over active points of s, of z and of one.
+        sums = (drawn @ active[..., None].astype(float))[..., 0]
+        state = state + per_point * sums[:, :2]
+        state[:, 1] = np.sqrt(state[:, 1] ** 2 + sums[:, 2] * across[place])
+    return OrderParameters(path[..., 0], path[..., 1])
 
 
 # --- late times ---

@@ -1,5 +1,6 @@
 r"""The hinge loss with margin $\kappa=1/\alpha$, the perceptron and its data, and SGD that stops at zero loss."""
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
@@ -238,8 +239,9 @@ def sgd_hinge(
 
     $$w\leftarrow w+\frac\eta B\sum_{\mu\in\mathcal B}\mathbb 1[y_\mu F_\mu<\kappa]\,y_\mu\frac{x_\mu}{\sqrt d}$$
 
-    on batches drawn uniformly with replacement, tested on the whole training set after every step. Runs on exact
-    numbers too, a symbol for the learning rate included, as long as which points are active can be decided.
+    on batches drawn uniformly with replacement, tested on the whole training set after every step. Weights are kept as
+    how often each point moved them, agreements $yF$ through the Gram matrix of the points. Runs on exact numbers too, a
+    symbol for the learning rate included, as long as which points are active can be decided.
 
     Parameters
     ----------
@@ -268,43 +270,80 @@ def sgd_hinge(
     """
     n_samples = len(inputs)
     signed = signs(labels, inputs)[:, None] * inputs / root_of_width(inputs)
-    weights = np.zeros_like(inputs[0])
+    scaled = learning_rate / batch_size * signed
+    row = _gram_rows(signed, scaled)
+    agreements, moved = np.zeros_like(signed[:, 0]), np.zeros_like(signed[:, 0])
     active = np.ones(n_samples, dtype=bool)
-    left, history = n_samples, []
-    for chosen in _up_to(max_steps, batch_rows(n_samples, batch_size, rng, batches)):
-        moving = chosen[active[chosen]]
-        if moving.size:
-            weights = weights + learning_rate / batch_size * signed[moving].sum(axis=0)
-            active = unfitted(signed @ weights, margin)
-            left = int(np.count_nonzero(active))
-        history.append(left)
-        if left == 0:
-            break
-    return SGDRun(weights, learning_rate * len(history), len(history), np.array(history, dtype=int))
+    blocks = batch_blocks(n_samples, batch_size, rng, batches)
+    rows = next(blocks, np.empty((0, batch_size), dtype=int))[:max_steps]
+    # How many points were left, and for how many steps.
+    left, waited = n_samples, 0
+    counts: list[int] = []
+    lengths: list[int] = []
+    steps, look_ahead = 0, SHORTEST_LOOK
+    while left and len(rows):
+        # Between two updates nothing changes: look for the next one that far ahead.
+        ahead = active[rows[:look_ahead]].reshape(-1)
+        place = int(ahead.argmax())
+        if ahead[place]:
+            first = place // batch_size
+            chosen = rows[first]
+            for index in chosen[active[chosen]].tolist():
+                agreements += row(index)
+                moved[index] += 1
+            active = unfitted(agreements, margin)
+            counts.append(left)
+            lengths.append(waited + first)
+            left, waited, taken = int(np.count_nonzero(active)), 1, first + 1
+            look_ahead = max(SHORTEST_LOOK, look_ahead // 2 + first)
+        else:
+            taken = len(ahead) // batch_size
+            waited, look_ahead = waited + taken, 2 * look_ahead
+        steps, rows = steps + taken, rows[taken:]
+        if not len(rows):
+            rows = next(blocks, rows)[: max_steps - steps]
+    history = np.repeat([*counts, left], [*lengths, waited])
+    return SGDRun(moved @ scaled, learning_rate * steps, steps, history)
 
 
-def batch_rows(
+SHORTEST_LOOK = 8
+# Above this many samples the rows of the Gram matrix are computed each time they are needed.
+GRAM_SAMPLES = 4096
+
+
+def _gram_rows(signed: Array, scaled: Array) -> Callable[[int], Array]:
+    """What a step of one point adds to all agreements: a row of the Gram matrix times the rate, computed when first
+    needed."""
+    known: dict[int, Array] = {}
+
+    def row(index: int) -> Array:
+        found = known.get(index)
+        if found is None:
+            found = signed @ scaled[index]
+            if len(signed) <= GRAM_SAMPLES:
+                known[index] = found
+        return found
+
+    return row
+
+
+def batch_blocks(
     n_samples: int, batch_size: int, rng: np.random.Generator | None, batches: Iterable[Array] | None
 ) -> Iterator[Array]:
-    """The given batches, checked at once if they are one array, or the generator's without end."""
+    """Arrays of batches in rows: the given ones, checked, or the generator's without end."""
     if batches is None:
         assert rng is not None
         while True:
-            yield from rng.integers(n_samples, size=(256, batch_size))
+            yield rng.integers(n_samples, size=(1024, batch_size))
     for given in [batches] if isinstance(batches, np.ndarray) else batches:
         rows = np.asarray(given)
-        is_stack = rows.ndim == 2 and rows is batches
-        fits = rows.shape[is_stack:] == (batch_size,) and rows.dtype.kind in "iu"
+        rows = rows if rows is batches else rows[None]
+        fits = rows.ndim == 2 and rows.shape[1] == batch_size and rows.dtype.kind in "iu"
         if not fits or (rows.size and (rows.min() < 0 or rows.max() >= n_samples)):
             raise ValueError(
                 f"batches: expected {batch_size} integers from 0 to {n_samples - 1} in each, got {given!r:.80}"
             )
-        yield from rows if is_stack else [rows]
-
-
-def _up_to(count: int, items: Iterator[Array]) -> Iterator[Array]:
-    for _, item in zip(range(count), items, strict=False):
-        yield item
+        yield rows
 
 
 class EventRun(NamedTuple):
@@ -318,10 +357,6 @@ class EventRun(NamedTuple):
     updates: int
     """Steps that changed the weights."""
     converged: bool
-
-
-# Above this many samples the rows of the Gram matrix are computed each time they are needed.
-GRAM_SAMPLES = 4096
 
 
 def event_driven_perceptron(
@@ -357,30 +392,33 @@ def event_driven_perceptron(
 
     Source: derived from the algorithm of arXiv 2301.13703.
     """
-    _check_sgd(inputs, labels, learning_rate, batch_size, margin, rng, max_updates)
+    _check_sgd(inputs, labels, learning_rate, batch_size, margin, rng, 1)
+    max_updates = check_integer("max_updates", max_updates, 1)
     n_samples = len(inputs)
     signed = signs(labels, inputs)[:, None] * inputs / root_of_width(inputs)
-    rate = learning_rate / batch_size
-    scaled = rate * signed
-    rows: dict[int, Array] = {}
-    agreements = np.zeros(n_samples, dtype=inputs.dtype)
-    counts = np.zeros(n_samples, dtype=inputs.dtype)
+    scaled = learning_rate / batch_size * signed
+    row = _gram_rows(signed, scaled)
+    agreements, moved = np.zeros_like(signed[:, 0]), np.zeros_like(signed[:, 0])
     steps = updates = 0
     active = np.arange(n_samples)
+    uniform = _uniform(rng)
     while updates < max_updates and active.size:
         probability = active.size / n_samples
-        before = int(rng.geometric(probability)) - 1
+        # As many draws of points that are not active, by inversion; log(0) and log(1 - 1) do not occur.
+        before = 0 if probability == 1 else int(math.log1p(-next(uniform)) / math.log1p(-probability))
         skipped, place = divmod(before, batch_size)
         n_moving = 1 + (int(rng.binomial(batch_size - 1 - place, probability)) if batch_size > 1 else 0)
-        for index in active[rng.integers(active.size, size=n_moving)].tolist():
-            row = rows.get(index)
-            if row is None:
-                row = signed @ scaled[index]
-                if n_samples <= GRAM_SAMPLES:
-                    rows[index] = row
-            agreements += row
-            counts[index] += 1
-        active = np.flatnonzero(unfitted(agreements, margin))
+        for _ in range(n_moving):
+            index = int(active[int(next(uniform) * active.size)])
+            agreements += row(index)
+            moved[index] += 1
+        active = unfitted(agreements, margin).nonzero()[0]
         steps += skipped + 1
         updates += 1
-    return EventRun(counts @ scaled, learning_rate * steps, steps, updates, not active.size)
+    return EventRun(moved @ scaled, learning_rate * steps, steps, updates, not active.size)
+
+
+def _uniform(rng: np.random.Generator) -> Iterator[float]:
+    """Uniform numbers from [0, 1), drawn in blocks: one by one each would cost as much as an update."""
+    while True:
+        yield from rng.random(1024).tolist()

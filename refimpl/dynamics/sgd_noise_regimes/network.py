@@ -1,15 +1,16 @@
 r"""Deep ReLU networks without biases, SGD on $F=f(w)-f(w_0)$, and the map between scales in the feature regime."""
 
 from collections.abc import Callable, Iterable, Sequence
-from itertools import islice, pairwise
+from functools import cache
+from itertools import chain, islice, pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from refimpl.dynamics.sgd_noise_regimes.hinge import batch_rows, check_labels, root_of_width, signs, unfitted
+from refimpl.dynamics.sgd_noise_regimes.hinge import batch_blocks, check_labels, signs, unfitted
 from refimpl.primitives.checks import check_integer, check_number, check_shapes, checked
 from refimpl.primitives.memory import keep_freed_memory
-from refimpl.primitives.numbers import Array, constant, positive_part, sqrt, transpose, unit_step
+from refimpl.primitives.numbers import Array, constant, positive_part, sqrt, unit_step
 from refimpl.primitives.trees import leaves, tree_map
 
 Weights = Sequence[Array]
@@ -19,8 +20,12 @@ def _check_layer(x: Array, weight: Array) -> None:
     check_shapes(x=(x, "n n_inputs"), weight=(weight, "n_outputs n_inputs"))
 
 
-def _root_two(like: Array) -> Array:
-    return sqrt(constant(2, like))
+@cache
+def _gain(square: int, dtype: Any, width: int) -> Array:
+    """The root of `square` over the width: of a hidden layer at 2, whose factor passes through the ReLU, of the output
+    at 1."""
+    like = np.empty(0, dtype=dtype)
+    return sqrt(constant(square, like) / constant(width, like))
 
 
 @checked(_check_layer)
@@ -43,20 +48,24 @@ def hidden_layer(x: Array, weight: Array) -> Array:
 
     Source: arXiv 2301.13703, the fully connected networks.
     """
-    return np.asanyarray(_root_two(x) * positive_part(x @ transpose(weight) / root_of_width(x)))
+    output = positive_part(x @ weight.T)
+    output *= _gain(2, x.dtype, x.shape[-1])
+    return output
 
 
 @checked(_check_layer)
 def hidden_layer_vjp(x: Array, weight: Array) -> tuple[Array, Callable[[Array], tuple[Array, Array]]]:
     """:func:`hidden_layer` and its pullback ``cotangent -> (x, weight)``."""
-    root, two = root_of_width(x), _root_two(x)
-    before = x @ transpose(weight) / root
+    gain, before = _gain(2, x.dtype, x.shape[-1]), x @ weight.T
 
     def pullback(cotangent: Array) -> tuple[Array, Array]:
-        to_before = cotangent * unit_step(before) * (two / root)
-        return to_before @ weight, transpose(to_before) @ x
+        to_before = cotangent * unit_step(before)
+        to_before *= gain
+        return to_before @ weight, to_before.T @ x
 
-    return np.asanyarray(two * positive_part(before)), pullback
+    output = positive_part(before)
+    output *= gain
+    return output, pullback
 
 
 def check_network(x: Array, weights: Weights) -> None:
@@ -95,7 +104,7 @@ def network_outputs(x: Array, weights: Weights) -> Array:
     """
     for matrix in weights[:-1]:
         x = hidden_layer.unchecked(x, matrix)
-    return np.asanyarray((x @ weights[-1][0]) / root_of_width(x))
+    return np.asanyarray((x @ weights[-1][0]) * _gain(1, x.dtype, x.shape[-1]))
 
 
 @checked(check_network)
@@ -105,17 +114,17 @@ def network_outputs_vjp(x: Array, weights: Weights) -> tuple[Array, Callable[[Ar
     for matrix in weights[:-1]:
         x, pull = hidden_layer_vjp.unchecked(x, matrix)
         pulls.append(pull)
-    last, root = weights[-1], root_of_width(x)
+    last, gain = weights[-1], _gain(1, x.dtype, x.shape[-1])
 
     def pullback(cotangent: Array) -> tuple[Array, Sequence[Array]]:
-        scaled = cotangent / root
+        scaled = cotangent * gain
         to_x, to_weights = scaled[:, None] * last, [(scaled @ x)[None]]
         for pull in reversed(pulls):
             to_x, to_weight = pull(to_x)
             to_weights.append(to_weight)
         return to_x, type(weights)(reversed(to_weights))  # type: ignore[call-arg]
 
-    return np.asanyarray((x @ last[0]) / root), pullback
+    return np.asanyarray((x @ last[0]) * gain), pullback
 
 
 def _check_linearised(x: Array, weights: Weights, displacement: Weights) -> None:
@@ -146,13 +155,19 @@ def linearised_outputs(x: Array, weights: Weights, displacement: Weights) -> Arr
 
     Source: arXiv 2301.13703, the lazy regime.
     """
-    two, moved = _root_two(x), np.zeros_like(x)
+    moved = None  # the inputs do not move
     for matrix, change in zip(weights[:-1], displacement[:-1], strict=True):
-        root = root_of_width(x)
-        before = x @ transpose(matrix) / root
-        moved = two * unit_step(before) * (moved @ transpose(matrix) + x @ transpose(change)) / root
-        x = two * positive_part(before)
-    return np.asanyarray((moved @ weights[-1][0] + x @ displacement[-1][0]) / root_of_width(x))
+        gain, before = _gain(2, x.dtype, x.shape[-1]), x @ matrix.T
+        shift = x @ change.T
+        if moved is not None:
+            shift += moved @ matrix.T
+        slope = unit_step(before)
+        slope *= gain
+        shift *= slope
+        before *= slope
+        moved, x = shift, before
+    assert moved is not None
+    return np.asanyarray((moved @ weights[-1][0] + x @ displacement[-1][0]) * _gain(1, x.dtype, x.shape[-1]))
 
 
 def initial_network(n_inputs: int, width: int, n_hidden: int, rng: np.random.Generator) -> list[Array]:
@@ -267,19 +282,21 @@ def train_network(
         raise ValueError("rng: expected a generator, or batches to take in its place, got None")
     keep_freed_memory()
     y = signs(labels, inputs)
-    start = network_outputs.unchecked(inputs, weights)
+    start = y * network_outputs.unchecked(inputs, weights)
     current, steps, converged = [matrix.copy() for matrix in weights], 0, False
     with np.errstate(over="ignore", invalid="ignore"):  # a run that diverges is an outcome
-        for chosen in islice(batch_rows(n_samples, batch_size, rng, batches), max_steps):
+        for chosen in islice(chain.from_iterable(batch_blocks(n_samples, batch_size, rng, batches)), max_steps):
             outputs, pull = network_outputs_vjp.unchecked(inputs[chosen], current)
-            active = unfitted(y[chosen] * (outputs - start[chosen]), margin)
+            signed = y[chosen]
+            active = unfitted(signed * outputs - start[chosen], margin)
             if active.any():
-                gradients = pull(y[chosen] * active)[1]
-                for matrix, gradient in zip(current, gradients, strict=True):
-                    matrix += rate * gradient
+                signed *= active
+                signed *= rate
+                for matrix, step in zip(current, pull(signed)[1], strict=True):
+                    matrix += step
             steps += 1
             if steps % check_every == 0:
-                agreements = y * (network_outputs.unchecked(inputs, current) - start)
+                agreements = y * network_outputs.unchecked(inputs, current) - start
                 if not np.all(np.isfinite(agreements)):
                     break
                 converged = not unfitted(agreements, margin).any()
