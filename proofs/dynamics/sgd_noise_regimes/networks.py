@@ -125,30 +125,37 @@ def constant_rate(alpha: float) -> float:
     "sgd_noise_regimes/S14",
     title="At large scales the network is its tangent, and weights change by the inverse scale",
     source="The lazy regime",
-    statement=r"\alpha\,\lvert F-F_{lin}\rvert\to0,\qquad\Delta w\sim1/\alpha\quad(T\to0)",
+    statement=r"\alpha\,\lvert F-F_{lin}\rvert\sim1/\alpha\ \text{at most points},\quad"
+    r"\sim1\ \text{at a share}\sim1/\alpha;\qquad\Delta w\sim1/\alpha\quad(T\to0)",
     method="experiment",
     scope="parity of digits, P = 300, two hidden layers of 64, batches of 4, rate .5 over the scale: 200 steps at "
-    "scales 10 to 10^4, root mean square over 6 seeds; to zero loss at 10, 100, 1000, 3 seeds",
+    "scales 10 to 10^4, 1800 points of 6 seeds: a point whose unit has crossed its kink is off by its whole change, so "
+    "that the root mean square falls only as the root of the share; to zero loss at 10, 100, 1000, 6 seeds",
     requires=["sklearn"],
     control=Control("the same rate at every scale", rate=constant_rate),
 )
 def lazy_limit(rng: np.random.Generator, rate: Callable[[float], float] = rate_over_scale) -> Evidence:
-    gaps = []
-    for alpha in (10.0, 100.0, 1000.0, 10000.0):
-        squares = []
+    gaps, scales = [], (10.0, 100.0, 1000.0, 10000.0)
+    for alpha in scales:
+        found = []
         for _ in range(6):
             data, start = parity(300, rng), initial_network(64, WIDTH, 2, rng)
             run = train_network(data.x, data.y, start, rate(alpha), 4, 1 / alpha, rng, 200, 200)
             moved = network_outputs(data.x, run.weights) - network_outputs(data.x, start)
             displacement = [after - before for after, before in zip(run.weights, start, strict=True)]
-            squares.append(np.mean((alpha * (moved - linearised_outputs(data.x, start, displacement))) ** 2))
-        gaps.append(float(np.mean(squares) ** 0.5))
-    changes = [trained(300, rate(alpha), 4, rng, alpha).change for alpha in (10.0, 100.0, 1000.0)]
+            found.append(np.abs(alpha * (moved - linearised_outputs(data.x, start, displacement))))
+        gaps.append(np.concatenate(found))
+    squares = [float(np.mean(gap**2) ** 0.5) for gap in gaps]
+    medians = [float(np.median(gap)) for gap in gaps]
+    crossed = [float(np.mean(gap > 0.01)) for gap in gaps[1:]]
+    changes = [trained(300, rate(alpha), 4, rng, alpha, n_seeds=6).change for alpha in scales[:3]]
     return (
-        at_most(float(np.max(np.diff(gaps))), -1e-9, "largest increase of the gap to the tangent")
-        & at_most(gaps[2], 0.02, "gap at 1000")
-        & at_most(gaps[3], 1e-3, "at 10^4")
-        & within(slope([10.0, 100.0, 1000.0], changes), -1.05, -0.95, "exponent of the weight change")
+        within(slope(scales, medians), -1.2, -0.9, "exponent of the median gap to the tangent")
+        & at_most(medians[3], 1e-3, "at 10^4")
+        & at_most(float(np.max(np.diff(squares[:3]))), -1e-9, "largest increase of its root mean square to 1000")
+        & at_most(squares[2], 0.02, "at 1000")
+        & at_most(crossed[2] / crossed[0], 0.1, "share of points farther off than .01, at 10^4 over 100")
+        & within(slope(scales[:3], changes), -1.05, -0.95, "exponent of the weight change")
     )
 
 

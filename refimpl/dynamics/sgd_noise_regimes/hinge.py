@@ -184,6 +184,11 @@ def root_of_width(inputs: Array) -> Array:
 
 # --- SGD ---
 
+# How many batches at least are looked through at once for one that changes something.
+SHORTEST_LOOK = 8
+# Above this many samples the rows of the Gram matrix are computed each time they are needed.
+GRAM_SAMPLES = 4096
+
 
 class SGDRun(NamedTuple):
     """Where SGD went from zero weights, and when it stopped."""
@@ -272,7 +277,8 @@ def sgd_hinge(
     signed = signs(labels, inputs)[:, None] * inputs / root_of_width(inputs)
     scaled = learning_rate / batch_size * signed
     row = _gram_rows(signed, scaled)
-    agreements, moved = np.zeros_like(signed[:, 0]), np.zeros_like(signed[:, 0])
+    agreements = np.zeros_like(signed[:, 0])
+    moved: list[int] = []
     active = np.ones(n_samples, dtype=bool)
     blocks = batch_blocks(n_samples, batch_size, rng, batches)
     rows = next(blocks, np.empty((0, batch_size), dtype=int))[:max_steps]
@@ -283,32 +289,32 @@ def sgd_hinge(
     steps, look_ahead = 0, SHORTEST_LOOK
     while left and len(rows):
         # Between two updates nothing changes: look for the next one that far ahead.
-        ahead = active[rows[:look_ahead]].reshape(-1)
+        ahead = active[rows[:look_ahead]]
         place = int(ahead.argmax())
-        if ahead[place]:
+        if ahead.item(place):
             first = place // batch_size
-            chosen = rows[first]
-            for index in chosen[active[chosen]].tolist():
+            moving = rows[first][ahead[first]].tolist()
+            for index in moving:
                 agreements += row(index)
-                moved[index] += 1
+            moved += moving
             active = unfitted(agreements, margin)
             counts.append(left)
             lengths.append(waited + first)
             left, waited, taken = int(np.count_nonzero(active)), 1, first + 1
             look_ahead = max(SHORTEST_LOOK, look_ahead // 2 + first)
         else:
-            taken = len(ahead) // batch_size
+            taken = len(ahead)
             waited, look_ahead = waited + taken, 2 * look_ahead
         steps, rows = steps + taken, rows[taken:]
         if not len(rows):
             rows = next(blocks, rows)[: max_steps - steps]
     history = np.repeat([*counts, left], [*lengths, waited])
-    return SGDRun(moved @ scaled, learning_rate * steps, steps, history)
+    return SGDRun(_times_moved(moved, scaled) @ scaled, learning_rate * steps, steps, history)
 
 
-SHORTEST_LOOK = 8
-# Above this many samples the rows of the Gram matrix are computed each time they are needed.
-GRAM_SAMPLES = 4096
+def _times_moved(moved: list[int], scaled: Array) -> Array:
+    """How often each point moved the weights, in the dtype of the points."""
+    return np.bincount(np.array(moved, dtype=int), minlength=len(scaled)).astype(scaled.dtype)
 
 
 def _gram_rows(signed: Array, scaled: Array) -> Callable[[int], Array]:
@@ -398,7 +404,8 @@ def event_driven_perceptron(
     signed = signs(labels, inputs)[:, None] * inputs / root_of_width(inputs)
     scaled = learning_rate / batch_size * signed
     row = _gram_rows(signed, scaled)
-    agreements, moved = np.zeros_like(signed[:, 0]), np.zeros_like(signed[:, 0])
+    agreements = np.zeros_like(signed[:, 0])
+    moved: list[int] = []
     steps = updates = 0
     active = np.arange(n_samples)
     uniform = _uniform(rng)
@@ -411,11 +418,11 @@ def event_driven_perceptron(
         for _ in range(n_moving):
             index = int(active[int(next(uniform) * active.size)])
             agreements += row(index)
-            moved[index] += 1
+            moved.append(index)
         active = unfitted(agreements, margin).nonzero()[0]
         steps += skipped + 1
         updates += 1
-    return EventRun(moved @ scaled, learning_rate * steps, steps, updates, not active.size)
+    return EventRun(_times_moved(moved, scaled) @ scaled, learning_rate * steps, steps, updates, not active.size)
 
 
 def _uniform(rng: np.random.Generator) -> Iterator[float]:

@@ -129,6 +129,11 @@ def network_outputs_vjp(x: Array, weights: Weights) -> tuple[Array, Callable[[Ar
 
 def _check_linearised(x: Array, weights: Weights, displacement: Weights) -> None:
     check_network(x, weights)
+    if [np.shape(one) for one in displacement] != [matrix.shape for matrix in weights]:
+        raise ValueError(
+            f"displacement: expected the shapes {[matrix.shape for matrix in weights]} of the weights, "
+            f"got {[np.shape(one) for one in displacement]}"
+        )
     check_network(x, displacement)
 
 
