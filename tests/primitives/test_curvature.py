@@ -137,6 +137,15 @@ def test_unpack_inverts_pack() -> None:
         ({"x": np.ones((7, 3))}, "n_0"),
         ({"activation": "sine"}, "activation: expected one of tanh, relu, got 'sine'"),
         ({"x": np.full((7, 4), np.nan)}, "x: expected finite"),
+        (
+            {"targets": np.eye(3)[[0, 1, 2, 0, 1, 2, 0]]},
+            r"targets: expected integer labels of shape \(7,\), got float64",
+        ),
+        ({"targets": [0, 1, 2, 0, 1, 2, 0]}, "targets: expected integer labels"),
+        ({"targets": np.zeros(6, int)}, "targets: expected integer labels"),
+        ({"targets": np.array([0, 1, 2, 3, 0, 0, 0])}, "targets: expected classes from 0 to 2, got 0 to 3"),
+        ({"targets": np.array([0, 1, 2, -1, 0, 0, 0])}, "targets: expected classes from 0 to 2, got -1 to 2"),
+        ({"targets": np.ones((7, 2)), "loss": HALF_SQUARED_ERROR}, "targets: expected shape"),
     ],
 )
 def test_bad_input(changed: dict[str, object], message: str) -> None:

@@ -75,3 +75,32 @@ def test_bad_input() -> None:
         lanczos(lambda v: v, 3, 2, start=np.ones(4))
     with pytest.raises(ValueError, match="n_steps"):
         lanczos(lambda v: v, 3, 0, start=np.ones(3))
+
+
+def test_a_bulk_far_below_the_outliers_is_not_taken_for_roundoff() -> None:
+    """In single precision with outliers of 1e5 over a bulk of width 1, whose off-diagonals are about 1/4."""
+    rng = np.random.default_rng(13)
+    spectrum = np.concatenate([rng.uniform(0, 1, 198), [1e5, 3e4]]).astype(np.float32)
+    start = np.asarray(rng.standard_normal(200), dtype=np.float32)
+    assert len(lanczos(lambda v: spectrum * v, 200, 40, start=start).diagonal) == 40
+
+
+def test_signs_are_exact_on_a_diagonal_matrix() -> None:
+    """A Rademacher probe has one weight for all eigenvectors, the unit vectors."""
+    spectrum = np.linspace(-1, 2, 12)
+    for n_probes in (1, 3):
+        found = trace_of_function(
+            np.exp, lambda v: spectrum * v, 12, 12, n_probes, np.random.default_rng(14), "rademacher"
+        )
+        assert found == pytest.approx(np.exp(spectrum).sum(), rel=1e-12)
+    nodes, weights = spectral_density(lambda v: spectrum * v, 12, 6, 1, np.random.default_rng(15))
+    assert 12 * weights @ np.exp(nodes) != pytest.approx(np.exp(spectrum).sum(), rel=1e-3)
+
+
+def test_bad_sizes_and_probes() -> None:
+    with pytest.raises(ValueError, match="n_steps: expected an integer from 1 to 3, got 4"):
+        lanczos(lambda v: v, 3, 4, start=np.ones(3))
+    with pytest.raises(ValueError, match="n_probes: expected an integer >= 1"):
+        spectral_density(lambda v: v, 3, 2, 0, np.random.default_rng(0))
+    with pytest.raises(ValueError, match="probes: expected gaussian or rademacher, got 'uniform'"):
+        spectral_density(lambda v: v, 3, 2, 1, np.random.default_rng(0), "uniform")  # type: ignore[arg-type]
