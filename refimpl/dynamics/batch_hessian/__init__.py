@@ -13,7 +13,7 @@ Paper                                      Code                                 
 $N,\ B,\ P$                                ``n_samples, batch_size, n_params``    integers, $1\le B\le N$
 $w$                                        ``layers`` (``weights``)               list of Linear (one, ``(C, D)``)
 $H_{emp},\ H_{batch}$                      ``batch_hessian`` by ``indices``       ``(P, P)``, or products
-$G$                                        ``ggn_vector_product``                 products
+$G$                                        ``batch_ggn``                          ``(P, P)``, or products
 $h_i$                                      ``per_example_products``               ``(N, C, D)`` for one direction
 $\epsilon(w)=H_{batch}-H_{emp}$            ``wigner_noise`` (model)               ``(P, P)``
 $\mathfrak b=B/(1-B/N)$                    ``effective_batch``                    number > 0, may be infinite
@@ -48,6 +48,7 @@ from refimpl.dynamics.batch_hessian.learning_rates import (
     scale_learning_rate,
 )
 from refimpl.dynamics.batch_hessian.levels import (
+    batch_ggn,
     batch_hessian,
     exact_hessian_noise_variance,
     ggn_vector_product,
@@ -81,6 +82,7 @@ __all__ = [
     "LanczosMomentumLearner",
     "Pace",
     "additive_extremal_eigenvalues",
+    "batch_ggn",
     "batch_hessian",
     "bulk_edge",
     "damped_step",

@@ -5,6 +5,7 @@ momentum. It is the batch's curvature that matters, not the full data's: the bro
 the step is safe at that batch size.
 """
 
+import itertools
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -12,7 +13,7 @@ import numpy as np
 
 from refimpl.dynamics.batch_hessian.learning_rates import Pace, polyak_pace
 from refimpl.primitives.checks import check_integer, check_number
-from refimpl.primitives.curvature import Layers, mlp_curvature, pack, unpack
+from refimpl.primitives.curvature import Curvature, Layers, mlp_curvature, pack, unpack
 from refimpl.primitives.lanczos import Product, lanczos
 from refimpl.primitives.layers import Linear
 from refimpl.primitives.memory import keep_freed_memory
@@ -82,7 +83,8 @@ def learned_pace(
     if not largest > 0:
         raise ValueError(f"product: expected a batch Hessian with a positive eigenvalue, got at most {largest}")
     learned = polyak_pace(largest, min(largest, max(abs(float(values[0])), learner.floor)))
-    learned = Pace(learner.safety * learned.learning_rate, learned.momentum)
+    # Python's numbers, which leave the dtype of the parameters alone.
+    learned = Pace(learner.safety * float(learned.learning_rate), float(learned.momentum))
     if previous is None:
         return learned
     keep = learner.smoothing
@@ -135,8 +137,10 @@ def train(
     mlp_curvature.check(layers, x, targets, activation)
     batch_size = check_integer("batch_size", batch_size, 1, n)
     if isinstance(learner, Pace):
-        check_number("learning_rate", learner.learning_rate, "(0, inf)")
-        check_number("momentum", learner.momentum, "[0, 1)")
+        learner = Pace(
+            check_number("learning_rate", learner.learning_rate, "(0, inf)"),
+            check_number("momentum", learner.momentum, "[0, 1)"),
+        )
     else:
         check_learner(learner)
     return _epochs(list(layers), x, targets, batch_size, learner, rng, activation)
@@ -155,21 +159,33 @@ def _epochs(
     n = len(x)
     pace = learner if isinstance(learner, Pace) else Pace(0.0, 0.0)
     velocity = tree_map(np.zeros_like, layers)
-    epoch = 0
-    while True:
+    for epoch in itertools.count():
         order = rng.permutation(n)
         for start in range(0, n - batch_size + 1, batch_size):
             chosen = order[start : start + batch_size]
             curvature = mlp_curvature.unchecked(layers, x[chosen], targets[chosen], activation)
             if start == 0 and not isinstance(learner, Pace) and epoch % learner.refresh == 0:
-                like = layers
-
-                def product(vector: Array) -> Array:
-                    return pack(curvature.hessian_product(unpack(vector, like)))  # noqa: B023
-
-                pace = learned_pace(learner, product, pack(layers).size, rng, pace if epoch else None)
-            rate, momentum = pace
-            velocity = tree_map(lambda v, g: momentum * v - rate * g, velocity, curvature.gradient)  # noqa: B023
-            layers = tree_map(lambda w, v: w + v, layers, velocity)
-        epoch += 1
+                pace = _look(learner, curvature, layers, rng, pace if epoch else None)
+            layers, velocity = _heavy_ball(pace, layers, velocity, curvature.gradient)
         yield Epoch(layers, float(mlp_curvature.unchecked(layers, x, targets, activation).loss), pace)
+
+
+def _look(
+    learner: LanczosMomentumLearner,
+    curvature: Curvature,
+    layers: list[Linear],
+    rng: np.random.Generator,
+    previous: Pace | None,
+) -> Pace:
+    def product(vector: Array) -> Array:
+        return pack(curvature.hessian_product(unpack(vector, layers)))
+
+    return learned_pace(learner, product, pack(layers).size, rng, previous)
+
+
+def _heavy_ball(
+    pace: Pace, layers: list[Linear], velocity: list[Linear], gradient: list[Linear]
+) -> tuple[list[Linear], list[Linear]]:
+    rate, momentum = pace
+    velocity = tree_map(lambda v, g: momentum * v - rate * g, velocity, gradient)
+    return tree_map(lambda w, v: w + v, layers, velocity), velocity

@@ -131,17 +131,6 @@ def scale_learning_rate(base_rate: Any, base_batch: Any, batch_size: Any, rule: 
     return np.asanyarray(rate * (ratio if rule == "linear" else sqrt(ratio)))
 
 
-def _check_damping(learning_rate: Any, batch_curvature: Any, estimated_curvature: Any) -> tuple[Array, Array]:
-    check_number("learning_rate", learning_rate, "(0, inf)")
-    batch, estimated = (
-        check_array("batch_curvature", batch_curvature),
-        check_array("estimated_curvature", estimated_curvature),
-    )
-    if batch.shape != estimated.shape:
-        raise ValueError(f"estimated_curvature: expected shape {batch.shape} as batch_curvature, got {estimated.shape}")
-    return batch, estimated
-
-
 def minimal_damping(learning_rate: Any, batch_curvature: Any, estimated_curvature: Any) -> Array:
     r"""$\delta_{min}=\max(0,\eta\lambda'/2-\hat\lambda)$: below it a damped second-order step diverges.
 
@@ -167,7 +156,11 @@ def minimal_damping(learning_rate: Any, batch_curvature: Any, estimated_curvatur
 
     Source: arXiv 2006.09092, minimal damping.
     """
-    batch, estimated = _check_damping(learning_rate, batch_curvature, estimated_curvature)
+    learning_rate = check_number("learning_rate", learning_rate, "(0, inf)")
+    batch = check_array("batch_curvature", batch_curvature)
+    estimated = check_array("estimated_curvature", estimated_curvature)
+    if batch.shape != estimated.shape:
+        raise ValueError(f"estimated_curvature: expected shape {batch.shape} as batch_curvature, got {estimated.shape}")
     return positive_part(learning_rate * batch / 2 - estimated)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from refimpl.primitives.checks import check_integer, check_number, check_shapes, checked
-from refimpl.primitives.curvature import Layers, mlp_curvature, pack, unpack
+from refimpl.primitives.curvature import Curvature, Layers, mlp_curvature, pack, unpack
 from refimpl.primitives.layers import Linear
 from refimpl.primitives.normalization import softmax
 from refimpl.primitives.numbers import Array, is_symbolic, row_dot, sqrt, transpose
@@ -108,14 +108,28 @@ def batch_hessian(layers: Layers, x: Array, targets: Array, activation: str = "t
     -------
     array, shape (P, P)
     """
+    return _matrix(layers, _small_curvature(layers, x, targets, activation, indices).hessian_product, x.dtype)
+
+
+def batch_ggn(layers: Layers, x: Array, targets: Array, activation: str = "tanh", indices: Any = None) -> Array:
+    """$G$ as a matrix of at most 2000 parameters; parameters, result and errors as for :func:`batch_hessian`."""
+    return _matrix(layers, _small_curvature(layers, x, targets, activation, indices).gauss_newton_product, x.dtype)
+
+
+def _n_params(layers: Layers) -> int:
+    return sum(array.size for layer in layers for array in layer if array is not None)
+
+
+def _small_curvature(layers: Layers, x: Array, targets: Array, activation: str, indices: Any) -> Curvature:
     mlp_curvature.check(layers, x, targets, activation)
     _check_indices(indices, len(x))
-    n_params = sum(array.size for layer in layers for array in layer if array is not None)
-    if n_params > LARGEST_MATRIX:
+    if (n_params := _n_params(layers)) > LARGEST_MATRIX:
         raise ValueError(f"layers: expected at most {LARGEST_MATRIX} parameters for a matrix, got {n_params}")
-    product = mlp_curvature.unchecked(layers, *_batch(x, targets, indices), activation).hessian_product
-    units = np.eye(n_params, dtype=x.dtype)
-    return np.stack([pack(product(unpack(unit, layers))) for unit in units])
+    return mlp_curvature.unchecked(layers, *_batch(x, targets, indices), activation)
+
+
+def _matrix(layers: Layers, product: Callable[[Layers], list[Linear]], dtype: Any) -> Array:
+    return np.stack([pack(product(unpack(unit, layers))) for unit in np.eye(_n_params(layers), dtype=dtype)])
 
 
 # --- softmax regression: every example's Hessian in closed form ---

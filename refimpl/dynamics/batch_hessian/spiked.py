@@ -99,7 +99,7 @@ def wigner_noise(gaussian: Array, noise_scale: Any, n_params: Any) -> Array:
         If the matrix is not square, an entry is not finite or a number is out of range.
     """
     check_shapes(gaussian=(gaussian, "... p p"))
-    check_number("noise_scale", noise_scale, "[0, inf)")
+    noise_scale = check_number("noise_scale", noise_scale, "[0, inf)")
     n_params = check_integer("n_params", n_params, 1)
     root = sqrt(np.asarray(2 * n_params, dtype=gaussian.dtype))
     return (gaussian + transpose(gaussian)) * (noise_scale / root)
@@ -315,10 +315,11 @@ def outlier_position(lambda_max: Any, bulk_eigenvalues: Array, noise_scale: floa
     """
     eigenvalue = check_array("lambda_max", lambda_max)
     edge = bulk_edge(bulk_eigenvalues, noise_scale)
-    if noise_scale == 0:
-        return np.maximum(eigenvalue, edge)
     root = np.maximum(eigenvalue, edge)
-    return root + noise_scale * noise_scale * stieltjes_transform(root, bulk_eigenvalues)
+    if noise_scale == 0:
+        return root
+    scale = np.asarray(noise_scale, dtype=bulk_eigenvalues.dtype)
+    return root + scale * scale * stieltjes_transform(root, bulk_eigenvalues)
 
 
 # --- multiplicative: the Gauss-Newton matrix ---
@@ -390,6 +391,7 @@ def ggn_extremal_eigenvalue(lambda_max: Any, n_params: Any, batch_size: Any, var
     """
     eigenvalue = np.asanyarray(lambda_max)
     ratio = np.asarray(n_params, dtype=eigenvalue.dtype) / batch_size
+    variance = np.asarray(variance, dtype=eigenvalue.dtype)
     edge = variance * (1 + sqrt(ratio))
     outside = _is_above(eigenvalue, edge)
     distance = np.where(outside, eigenvalue - variance, 1)

@@ -24,6 +24,7 @@ from refimpl.dynamics.batch_hessian import (
 )
 from refimpl.primitives.curvature import mlp_curvature, pack, unpack
 from refimpl.primitives.layers import Linear
+from refimpl.primitives.trees import tree_map
 
 RNG = np.random.default_rng(0)
 
@@ -120,14 +121,20 @@ def test_softmax_regression_learns() -> None:
 
 
 def test_float32_is_kept() -> None:
-    curvature = np.array([0.5, 3.0], dtype=np.float32)
+    curvature, tenth = np.array([0.5, 3.0], dtype=np.float32), np.float64(0.1)  # a number that must not promote
+    layers, x, labels = data()
+    layers, x = tree_map(lambda leaf: leaf.astype(np.float32), layers), x.astype(np.float32)
     outputs = [
-        heavy_ball_matrix(0.1, 0.9, curvature),
-        max_learning_rate_sgd(curvature, 0.9),
-        max_learning_rate_adaptive(curvature, 1e-3),
+        *(
+            pack(next(train(layers, x, labels, 5, learner, RNG)).layers)
+            for learner in (LanczosMomentumLearner(), Pace(tenth, tenth))
+        ),
+        heavy_ball_matrix(tenth, tenth, curvature),
+        max_learning_rate_sgd(curvature, tenth),
+        max_learning_rate_adaptive(curvature, tenth),
         scale_learning_rate(curvature, 32, 100, "sqrt"),
-        minimal_damping(0.1, curvature, curvature),
-        damped_step(curvature, np.eye(2, dtype=np.float32), 0.1, 0.3),
+        minimal_damping(tenth, curvature, curvature),
+        damped_step(curvature, np.eye(2, dtype=np.float32), tenth, tenth),
         train_softmax_regression(np.ones((3, 2), dtype=np.float32), np.array([0, 1, 1]), 2),
     ]
     assert {output.dtype for output in outputs} == {np.dtype(np.float32)}

@@ -98,14 +98,14 @@ def test_samples_have_their_covariance() -> None:
 
 
 def test_float32_is_kept() -> None:
-    x = GRID.astype(np.float32)
+    x, half = GRID.astype(np.float32), np.float64(0.5)  # NumPy's number must not promote either
     outputs = [
-        *additive_extremal_eigenvalues(x, x, 10, 0.5, 3.0),
-        eigenvector_overlap(x, 10, 0.5, 3.0),
-        ggn_extremal_eigenvalue(np.abs(x), 10, 3, 0.5),
-        outlier_position(x, x, 0.5),
-        bulk_edge(x, 0.5),
-        wigner_noise(np.eye(3, dtype=np.float32), 0.5, 3),
+        *additive_extremal_eigenvalues(x, x, 10, half, 3.0),
+        eigenvector_overlap(x, 10, half, 3.0),
+        ggn_extremal_eigenvalue(np.abs(x), 10, 3, half),
+        outlier_position(x, x, half),
+        bulk_edge(x, half),
+        wigner_noise(np.eye(3, dtype=np.float32), half, 3),
     ]
     assert {output.dtype for output in outputs} == {np.dtype(np.float32)}
 
