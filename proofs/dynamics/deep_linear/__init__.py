@@ -5,6 +5,26 @@ differential equation by SymPy, and meet gradient descent itself at the rate at 
 """
 
 # In the paper's order, which is the ledger's.
-from proofs.dynamics.deep_linear import network, modes, hierarchy, depth, spectra, nonlinear  # noqa: I001
+from proofs.dynamics.deep_linear import (  # noqa: I001
+    network,
+    decoupling,
+    modes,
+    unbalanced,
+    hierarchy,
+    curvature,
+    depth,
+    spectra,
+    nonlinear,
+)
 
-__all__ = ["depth", "hierarchy", "modes", "network", "nonlinear", "spectra"]
+__all__ = [
+    "curvature",
+    "decoupling",
+    "depth",
+    "hierarchy",
+    "modes",
+    "network",
+    "nonlinear",
+    "spectra",
+    "unbalanced",
+]

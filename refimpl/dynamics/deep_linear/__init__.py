@@ -24,11 +24,25 @@ $\alpha_{opt}$                         ``optimal_learning_rate``             num
 $g,\ \phi,\ q^l$                       ``gain``, tanh, ``q``                 numbers
 =====================================  ====================================  ==========================================
 
-The parts: :mod:`.network` (Sections 1, 2), :mod:`.modes` (Sections 1.3, 2, Appendices A, B, E), :mod:`.initialisation`
-(Sections 2, 3), :mod:`.pretraining` (Section 3), :mod:`.nonlinear` (Section 4, Figure 3). The tree-structured data of
-Figure 3 are in :mod:`refimpl.tasks.hierarchy`.
+The parts: :mod:`.network` (Section 1, Eq. 13), :mod:`.decoupling` (Sections 1.3, 2), :mod:`.modes` (Sections 1.3, 2,
+Appendix E), :mod:`.unbalanced` (Appendix A), :mod:`.curvature` (Appendix B), :mod:`.initialisation` (Sections 2, 3),
+:mod:`.pretraining` (Section 3), :mod:`.nonlinear` (Section 4, Figure 3). The tree-structured data of Figure 3 are in
+:mod:`refimpl.tasks.hierarchy`.
 """
 
+from refimpl.dynamics.deep_linear.curvature import (
+    mode_hessian,
+    mode_hessian_eigenvalues,
+    optimal_learning_rate,
+    solution_sharpness,
+)
+from refimpl.dynamics.deep_linear.decoupling import (
+    connectivity_modes,
+    decoupled_weights,
+    mode_energy,
+    mode_flow,
+    mode_strengths,
+)
 from refimpl.dynamics.deep_linear.initialisation import (
     decoupled_init,
     eigenvalue_radius_law,
@@ -46,25 +60,16 @@ from refimpl.dynamics.deep_linear.initialisation import (
 from refimpl.dynamics.deep_linear.modes import (
     chain_energy,
     chain_gradients,
-    hyperbolic_time,
     learning_time,
     learning_time_infinite_depth,
-    learning_time_unbalanced,
-    mode_hessian,
-    mode_hessian_eigenvalues,
     mode_trajectory,
     mode_trajectory_nonwhite,
-    mode_trajectory_unbalanced,
     mode_velocity,
-    optimal_learning_rate,
-    solution_sharpness,
     time_above,
     time_around,
     time_below,
 )
 from refimpl.dynamics.deep_linear.network import (
-    connectivity_modes,
-    decoupled_weights,
     end_to_end,
     gradient_flow,
     gradient_steps,
@@ -72,9 +77,6 @@ from refimpl.dynamics.deep_linear.network import (
     hessian_vector_product,
     loss,
     loss_vjp,
-    mode_energy,
-    mode_flow,
-    mode_strengths,
     train_gd,
 )
 from refimpl.dynamics.deep_linear.nonlinear import (
@@ -89,6 +91,11 @@ from refimpl.dynamics.deep_linear.nonlinear import (
 from refimpl.dynamics.deep_linear.pretraining import (
     greedy_pretraining,
     pretraining_consistency,
+)
+from refimpl.dynamics.deep_linear.unbalanced import (
+    hyperbolic_time,
+    learning_time_unbalanced,
+    mode_trajectory_unbalanced,
 )
 
 __all__ = [

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from refimpl.dynamics.deep_linear.network import decoupled_weights
+from refimpl.dynamics.deep_linear.decoupling import decoupled_weights
 from refimpl.primitives.checks import check_array, check_integer, check_number, check_shapes
 from refimpl.primitives.memory import keep_freed_memory
 from refimpl.primitives.numbers import Array

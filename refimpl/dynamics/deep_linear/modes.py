@@ -1,4 +1,4 @@
-r"""One mode: its differential equation, the exact solution at every depth, and the best learning rate (Eq. 8 to 17).
+r"""One mode: its differential equation, and its exact solution at every depth (Eq. 8 to 17, Appendix E).
 
 A mode of strength $u=a_1\cdots a_n$ that learns a singular value $s$ with equal factors obeys
 
@@ -23,53 +23,22 @@ from typing import Any
 
 import numpy as np
 
-from refimpl.primitives.checks import check_array, check_integer, check_number, check_shapes, checked
-from refimpl.primitives.numbers import Array, absolute, constant, exp, expm1, is_symbolic, log, log1p, sqrt
+from refimpl.dynamics.deep_linear.arguments import as_numbers, check_between, check_entries, check_positive
+from refimpl.primitives.checks import check_integer, check_number, check_shapes, checked
+from refimpl.primitives.numbers import Array, constant, exp, expm1, is_symbolic, log1p
 
 NEWTON_STEPS = 200  # more than ever needed, which is some ten
 
 
-def _numbers(**values: Any) -> tuple[Array, ...]:
-    """The values as arrays of their common dtype, float64 if all are Python numbers.
-
-    Raises
-    ------
-    ValueError
-        If one is not finite, or their shapes do not broadcast.
-    """
-    found = list(values.values())
-    dtype: Any = np.float64
-    if any(np.ndim(value) or hasattr(value, "dtype") for value in found):
-        dtype = np.result_type(*(np.asanyarray(value) for value in found if hasattr(value, "dtype")))
-    if any(hasattr(value, "free_symbols") for value in found):
-        dtype = object
-    arrays = [check_array(name, np.asanyarray(value, dtype=dtype)) for name, value in values.items()]
-    try:
-        np.broadcast_shapes(*(array.shape for array in arrays))
-    except ValueError:
-        shapes = ", ".join(f"{name} {array.shape}" for name, array in zip(values, arrays, strict=True))
-        raise ValueError(f"{next(iter(values))}: expected shapes that broadcast, got {shapes}") from None
-    return tuple(arrays)
-
-
-def _check_all(name: str, array: Array, fits: Any, wanted: str) -> None:
-    """Raise ``ValueError`` at the first entry that does not fit; symbols are taken as they are."""
-    if is_symbolic(array) or np.all(fits):
-        return
-    index = tuple(map(int, np.argwhere(~np.broadcast_to(fits, np.shape(fits)))[0]))
-    entry = np.broadcast_to(array, np.shape(fits))[index]
-    raise ValueError(f"{name}: expected {wanted}, got {entry}" + (f" at index {index}" if index else ""))
-
-
 def _check_mode(s: Any, u0: Any, n_weights: Any, tau: Any) -> None:
-    strength, start = _numbers(s=s, u0=u0)
-    _check_all("s", strength, strength > 0 if not is_symbolic(strength) else True, "numbers > 0")
-    _check_all("u0", start, start > 0 if not is_symbolic(start) else True, "numbers > 0, for 0 is a fixed point")
+    as_numbers(s=s, u0=u0)
+    check_positive(s=s)
+    check_positive("numbers > 0, for 0 is a fixed point", u0=u0)
     check_integer("n_weights", n_weights, 1)
     check_number("tau", tau, "(0, inf)")
 
 
-def _power(n_weights: Any, like: Array) -> Any:
+def power(n_weights: Any, like: Array) -> Any:
     """$p=2-2/n$, to the last digit of the dtype."""
     return 2 - constant(2, like) / n_weights
 
@@ -79,7 +48,7 @@ def _power(n_weights: Any, like: Array) -> Any:
 
 def _check_chain(a: Array, s: Any) -> None:
     check_shapes(a=(a, "... n"))
-    _numbers(a=a[..., 0], s=s)
+    as_numbers(a=a[..., 0], s=s)
 
 
 @checked(_check_chain)
@@ -158,8 +127,8 @@ def mode_velocity(u: Any, s: Any, n_weights: Any, tau: Any = 1) -> Array:
 
     Source: arXiv 1312.6120, Eq. 15 with $n=N_l-1$.
     """
-    u, s = _numbers(u=u, s=s)
-    return np.asanyarray(u ** _power(n_weights, u) * (s - u) * (n_weights / tau))
+    u, s = as_numbers(u=u, s=s)
+    return np.asanyarray(u ** power(n_weights, u) * (s - u) * (n_weights / tau))
 
 
 # --- the time between two strengths ---
@@ -202,7 +171,7 @@ def _n_terms(dtype: Any, slow: bool = False) -> int:
 def _joints(n_weights: int, dtype: Any) -> tuple[Array, Array]:
     """What the middle series is above the outer ones, at 1/2 and at 3/2."""
     half = np.full(1, 0.5, dtype=dtype)
-    p = _power(n_weights, half)
+    p = power(n_weights, half)
     below = time_around(half, p, _n_terms(dtype)) - np.log(half) - time_below(half, p, _n_terms(dtype))
     above = time_around(-half, p, _n_terms(dtype)) - np.log(half) - time_above(3 * half, p, _n_terms(dtype, True))
     return below, above
@@ -214,7 +183,7 @@ def _elapsed(v: Array, y: Array, log_y: Array, n_weights: int) -> Array:
     The outer series stand as they are and the middle one is shifted to meet them: far from 1 nothing of order one is
     added to small numbers.
     """
-    p = _power(n_weights, v)
+    p = power(n_weights, v)
     found = np.empty_like(v)
     below, above = y > 0.5, y < -0.5
     if np.any(below):
@@ -237,11 +206,9 @@ def _between(u: Array, s: Array, n_weights: int) -> Array:
 
 def _check_time(s: Any, u0: Any, uf: Any, n_weights: Any, tau: Any = 1) -> None:
     _check_mode(s, u0, n_weights, tau)
-    strength, start, end = _numbers(s=s, u0=u0, uf=uf)
-    if not is_symbolic(strength):
-        between = ((start < end) & (end < strength)) | ((start > end) & (end > strength))
-        _check_all("uf", end, between, "numbers strictly between u0 and s")
-    elif isinstance(n_weights, int) and n_weights > 2:
+    strength, start, end = as_numbers(s=s, u0=u0, uf=uf)
+    check_between(start, end, strength, "u0 and s")
+    if is_symbolic(strength) and isinstance(n_weights, int) and n_weights > 2:
         raise ValueError(f"n_weights: expected 1 or 2 for symbols, got {n_weights}")
 
 
@@ -274,13 +241,13 @@ def learning_time(s: Any, u0: Any, uf: Any, n_weights: int, tau: Any = 1) -> Arr
 
     Source: arXiv 1312.6120, Eq. 11 (two matrices); Eq. 15 integrated (others).
     """
-    s, u0, uf = _numbers(s=s, u0=u0, uf=uf)
+    s, u0, uf = as_numbers(s=s, u0=u0, uf=uf)
     if n_weights == 1:
         return np.asanyarray(tau * log1p((uf - u0) / (s - uf)))
     if n_weights == 2:
         return np.asanyarray(tau * log1p(s * (uf - u0) / (u0 * (s - uf))) / (2 * s))
     elapsed = _between(uf, s, n_weights) - _between(u0, s, n_weights)
-    return np.asanyarray(elapsed * (tau / n_weights) / s ** _power(n_weights, s))
+    return np.asanyarray(elapsed * (tau / n_weights) / s ** power(n_weights, s))
 
 
 @checked(_check_time)
@@ -308,7 +275,7 @@ def learning_time_infinite_depth(s: Any, u0: Any, uf: Any, n_weights: Any, tau: 
 
     Source: arXiv 1312.6120, Eq. 17.
     """
-    s, u0, uf = _numbers(s=s, u0=u0, uf=uf)
+    s, u0, uf = as_numbers(s=s, u0=u0, uf=uf)
     gain = (uf - u0) / (u0 * uf * s)
     return np.asanyarray((log1p(s * (uf - u0) / (u0 * (s - uf))) / (s * s) + gain) * (tau / n_weights))
 
@@ -318,12 +285,10 @@ def learning_time_infinite_depth(s: Any, u0: Any, uf: Any, n_weights: Any, tau: 
 
 def _check_trajectory(t: Any, s: Any, u0: Any, n_weights: Any, tau: Any = 1) -> None:
     _check_mode(s, u0, n_weights, tau)
-    times, strength, _ = _numbers(t=t, s=s, u0=u0)
-    if is_symbolic(strength):
-        if n_weights > 2:
-            raise ValueError(f"n_weights: expected 1 or 2 for symbols, got {n_weights}")
-        return
-    _check_all("t", times, times >= 0, "times >= 0")
+    times, strength, _ = as_numbers(t=t, s=s, u0=u0)
+    if is_symbolic(strength) and n_weights > 2:
+        raise ValueError(f"n_weights: expected 1 or 2 for symbols, got {n_weights}")
+    check_entries("t", times, lambda t: t >= 0, "times >= 0")
 
 
 @checked(_check_trajectory)
@@ -354,7 +319,7 @@ def mode_trajectory(t: Any, s: Any, u0: Any, n_weights: int, tau: Any = 1) -> Ar
 
     Source: arXiv 1312.6120, Eq. 12 (written so that it neither overflows nor cancels); Eq. 15 solved (other depths).
     """
-    t, s, u0 = _numbers(t=t, s=s, u0=u0)
+    t, s, u0 = as_numbers(t=t, s=s, u0=u0)
     if n_weights == 1:
         decay = -t / tau
         return np.asanyarray(u0 * exp(decay) - s * expm1(decay))
@@ -371,7 +336,7 @@ def mode_trajectory(t: Any, s: Any, u0: Any, n_weights: int, tau: Any = 1) -> Ar
 
 
 def _grown(t: Array, s: Array, u0: Array, n_weights: int, tau: Any) -> Array:
-    p = _power(n_weights, s)
+    p = power(n_weights, s)
     passed = s**p * t * (n_weights / tau)
     target = _between(u0, s, n_weights) + passed
     below = u0 < s
@@ -398,10 +363,9 @@ def _from_logit(x: Array, below: Array) -> tuple[Array, Array, Array]:
 
 
 def _check_nonwhite(t: Any, s: Any, eigenvalue: Any, u0: Any, n_weights: Any, tau: Any = 1) -> None:
-    (found,) = _numbers(eigenvalue=eigenvalue)
-    _check_all("eigenvalue", found, found > 0 if not is_symbolic(found) else True, "numbers > 0")
+    check_positive(eigenvalue=eigenvalue)
     _check_trajectory(t, s, u0, n_weights, tau)
-    _numbers(t=t, s=s, eigenvalue=eigenvalue, u0=u0)
+    as_numbers(t=t, s=s, eigenvalue=eigenvalue, u0=u0)
 
 
 @checked(_check_nonwhite)
@@ -429,234 +393,5 @@ def mode_trajectory_nonwhite(t: Any, s: Any, eigenvalue: Any, u0: Any, n_weights
 
     Source: arXiv 1312.6120, Section 3 and Appendix E.
     """
-    t, s, eigenvalue, u0 = _numbers(t=t, s=s, eigenvalue=eigenvalue, u0=u0)
+    t, s, eigenvalue, u0 = as_numbers(t=t, s=s, eigenvalue=eigenvalue, u0=u0)
     return mode_trajectory.unchecked(eigenvalue * t, s / eigenvalue, u0, n_weights, tau)
-
-
-# --- unequal factors, two matrices ---
-
-
-class _Hyperbola:
-    """Where a mode with $|a^2-b^2|=c$ and $ab=u$ is: quantities that stay finite at $c=0$, a mode of equal factors."""
-
-    def __init__(self, c: Array, u: Array, s: Array) -> None:
-        self.zeta = sqrt(c * c + 4 * s * s)
-        radius = sqrt(c * c + 4 * u * u)
-        tangent = 2 * u / (c + radius)  # tanh(theta/2)
-        # 1 - tangent over c; the first form cancels for u < 0, the second at c = 0
-        grows = u > 0 if not is_symbolic(u) else True
-        safe = np.where(grows, radius + 2 * u, 1)
-        left = np.where(grows, (1 + c / safe) / (c + radius), (1 - tangent) / np.where(grows, 1, c))
-        self.numerator = self.zeta + c + 2 * s * tangent
-        self.denominator = c / (self.zeta + 2 * s) - 1 + 2 * s * left  # over c
-
-
-def _check_unbalanced(t: Any, a0: Any, b0: Any, s: Any, tau: Any = 1) -> None:
-    times, first, second, strength = _numbers(t=t, a0=a0, b0=b0, s=s)
-    check_number("tau", tau, "(0, inf)")
-    if is_symbolic(strength):
-        return
-    _check_all("s", strength, strength > 0, "numbers > 0")
-    _check_all("t", times, times >= 0, "times >= 0")
-    _check_all("a0", first, first + second != 0, "a0 other than -b0, from where a mode ends in the saddle at 0")
-
-
-@checked(_check_unbalanced)
-def mode_trajectory_unbalanced(t: Any, a0: Any, b0: Any, s: Any, tau: Any = 1) -> Array:
-    r"""The strength $u=ab$ of a mode whose two factors start apart; $c=|a^2-b^2|$ is conserved and
-    $\tau\dot u=\sqrt{c^2+4u^2}(s-u)$.
-
-    In hyperbolic coordinates $u=\frac c2\sinh\theta$, with $\zeta=\sqrt{c^2+4s^2}$,
-
-    $$\frac{\zeta+c+2s\tanh(\theta/2)}{\zeta-c-2s\tanh(\theta/2)}\propto e^{\zeta t/\tau},$$
-
-    solved for $u$ with $c$ divided out, so that equal factors are no exception.
-
-    Parameters
-    ----------
-    t, a0, b0, s : arrays that broadcast, or numbers, t >= 0, s > 0, a0 + b0 not 0
-        The product may start at 0 or below.
-    tau : number > 0
-
-    Returns
-    -------
-    array
-
-    Raises
-    ------
-    ValueError
-        If a number is out of range or not finite, a0 = -b0, or shapes do not broadcast.
-
-    Source: arXiv 1312.6120, Appendix A.
-    """
-    t, a0, b0, s = _numbers(t=t, a0=a0, b0=b0, s=s)
-    c = absolute((a0 - b0) * (a0 + b0))
-    start = _Hyperbola(c, a0 * b0, s)
-    zeta, grown = start.zeta, start.numerator
-    decayed = start.denominator * exp(-zeta * t / tau)
-    shift = c / (zeta + 2 * s)
-    upper = grown * (zeta - c) - (zeta + c) * c * decayed  # 2s(1 + K) tanh(theta/2), K the ratio above, up to a factor
-    both = 2 * s * (c * decayed + grown)
-    above = grown * (zeta - c + 2 * s) - c * c * decayed * (1 + shift)  # upper + both
-    below = (2 * s + zeta + c) * decayed + grown * (1 - shift)  # (both - upper) / c
-    return np.asanyarray(upper / above * both / below)
-
-
-def _check_unbalanced_time(a0: Any, b0: Any, uf: Any, s: Any, tau: Any = 1) -> None:
-    _check_unbalanced(0.0, a0, b0, s, tau)
-    first, second, end, strength = _numbers(a0=a0, b0=b0, uf=uf, s=s)
-    if not is_symbolic(strength):
-        start = first * second
-        between = ((start < end) & (end < strength)) | ((start > end) & (end > strength))
-        _check_all("uf", end, between, "numbers strictly between a0 b0 and s")
-
-
-@checked(_check_unbalanced_time)
-def learning_time_unbalanced(a0: Any, b0: Any, uf: Any, s: Any, tau: Any = 1) -> Array:
-    r"""The time that a mode whose two factors start apart takes to the strength $u_f$:
-
-    $$t=\frac\tau\zeta\Big[\ln\frac{\zeta+c+2s\tanh(\theta/2)}{\zeta-c-2s\tanh(\theta/2)}\Big]_{\theta_0}^{\theta_f},
-    \qquad\sinh\theta=\frac{2u}c.$$
-
-    Parameters
-    ----------
-    a0, b0, uf, s : arrays that broadcast, or numbers, s > 0, a0 + b0 not 0
-        $u_f$ strictly between $a_0b_0$ and $s$.
-    tau : number > 0
-
-    Returns
-    -------
-    array
-
-    Raises
-    ------
-    ValueError
-        If a number is out of range or not finite, a0 = -b0, or shapes do not broadcast.
-
-    Source: arXiv 1312.6120, Appendix A.
-    """
-    a0, b0, uf, s = _numbers(a0=a0, b0=b0, uf=uf, s=s)
-    c = absolute((a0 - b0) * (a0 + b0))
-    return np.asanyarray(hyperbolic_time(c, a0 * b0, uf, s) * tau)
-
-
-def hyperbolic_time(c: Array, u0: Array, uf: Array, s: Array) -> Array:
-    r"""The time of :func:`learning_time_unbalanced` as a function of $c$ and of the strengths, with $\tau=1$."""
-    start, end = _Hyperbola(c, u0, s), _Hyperbola(c, uf, s)
-    ratio = end.numerator / start.numerator * (start.denominator / end.denominator)
-    return np.asanyarray(log(ratio) / end.zeta)
-
-
-# --- curvature and the best learning rate ---
-
-
-def _check_curvature(a: Any, s: Any, n_weights: Any) -> None:
-    check_integer("n_weights", n_weights, 1)
-    factor, strength = _numbers(a=a, s=s)
-    _check_all("a", factor, factor > 0 if not is_symbolic(factor) else True, "numbers > 0")
-    _check_all("s", strength, strength > 0 if not is_symbolic(strength) else True, "numbers > 0")
-
-
-@checked(_check_curvature)
-def mode_hessian(a: Any, s: Any, n_weights: int) -> Array:
-    r"""The Hessian of :func:`chain_energy` at equal factors $a_i=a$: $a^{2n-2}$ on the diagonal, $2a^{2n-2}-sa^{n-2}$
-    beside it.
-
-    Parameters
-    ----------
-    a, s : arrays that broadcast, or numbers, > 0
-    n_weights : int >= 1
-
-    Returns
-    -------
-    array, shape (..., n, n)
-
-    Raises
-    ------
-    ValueError
-        If a number is out of range or not finite, or shapes do not broadcast.
-
-    Source: arXiv 1312.6120, Appendix B.
-    """
-    a, s = _numbers(a=a, s=s)
-    square = np.asanyarray(a ** (2 * n_weights - 2))
-    beside = np.asanyarray(2 * square - s * a ** (n_weights - 2))
-    identity = np.eye(n_weights, dtype=beside.dtype)
-    return np.asanyarray(np.asanyarray(square - beside)[..., None, None] * identity + beside[..., None, None])
-
-
-@checked(_check_curvature)
-def mode_hessian_eigenvalues(a: Any, s: Any, n_weights: Any) -> tuple[Array, Array]:
-    r"""The eigenvalues of :func:`mode_hessian`: $(2n-1)a^{2n-2}-(n-1)sa^{n-2}$ along the vector of ones, and
-    $sa^{n-2}-a^{2n-2}$ across it, $n-1$ times.
-
-    Parameters, errors as for :func:`mode_hessian`.
-
-    Returns
-    -------
-    along, across : arrays
-
-    Source: arXiv 1312.6120, Appendix B.
-    """
-    a, s = _numbers(a=a, s=s)
-    square, pull = a ** (2 * n_weights - 2), s * a ** (n_weights - 2)
-    return np.asanyarray((2 * n_weights - 1) * square - (n_weights - 1) * pull), np.asanyarray(pull - square)
-
-
-def _check_sharpness(a: Array) -> None:
-    check_shapes(a=(a, "... n"))
-    if not is_symbolic(a) and not np.all(a):
-        raise ValueError("a: expected factors other than 0, for their product is the strength")
-
-
-@checked(_check_sharpness)
-def solution_sharpness(a: Array) -> Array:
-    r"""The one eigenvalue other than 0 of the Hessian at a solution $a_1\cdots a_n=s$: $s^2\sum_ia_i^{-2}$.
-
-    It is least, $ns^{2-2/n}$, where all factors are equal in size.
-
-    Parameters
-    ----------
-    a : array, shape (..., n), no entry 0
-
-    Returns
-    -------
-    array, shape (...)
-
-    Raises
-    ------
-    ValueError
-        If a factor is 0 or not finite.
-
-    Source: derived, as arXiv 1312.6120, Appendix B for equal factors.
-    """
-    strength = np.prod(a, axis=-1, keepdims=True)
-    return np.asanyarray(((strength / a) ** 2).sum(axis=-1))
-
-
-def _check_rate(s: Any, n_weights: Any) -> None:
-    _check_curvature(s, s, n_weights)
-
-
-@checked(_check_rate)
-def optimal_learning_rate(s: Any, n_weights: Any) -> Array:
-    r"""$\alpha=1/(ns^{2-2/n})$, the inverse of the largest eigenvalue at the solution; above twice it descent diverges.
-
-    Parameters
-    ----------
-    s : array or number, > 0
-    n_weights : int >= 1
-
-    Returns
-    -------
-    array
-
-    Raises
-    ------
-    ValueError
-        If a number is out of range or not finite.
-
-    Source: arXiv 1312.6120, Appendix B.
-    """
-    (s,) = _numbers(s=s)
-    return np.asanyarray(1 / (n_weights * s ** _power(n_weights, s)))

@@ -161,7 +161,7 @@ def test_longdouble_has_its_digits() -> None:
         (lambda: mode_hessian(0.0, 1.0, 2), "a: expected numbers > 0"),
         (lambda: mode_hessian_eigenvalues(1.0, 1.0, 0), "n_weights: expected an integer >= 1"),
         (lambda: solution_sharpness(np.array([1.0, 0.0])), "a: expected factors other than 0"),
-        (lambda: optimal_learning_rate(0.0, 2), "a: expected numbers > 0"),
+        (lambda: optimal_learning_rate(0.0, 2), "s: expected numbers > 0"),
         (lambda: chain_gradients(np.ones(3), np.nan), "s: expected finite entries"),
     ],
 )

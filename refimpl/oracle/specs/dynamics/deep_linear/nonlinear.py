@@ -96,6 +96,7 @@ register(
         name="deep_linear/variance_map",
         reference=variance_map,
         arguments=_variances(),
+        symbols=lambda: {"q": symbols("q", 1), "gain": symbols("g").item()},
         dtypes=FULL_DTYPES,
         relations=(
             Relation(
