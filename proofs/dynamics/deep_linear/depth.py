@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from proofs.ledger import Control, Evidence, Figure, Series, at_least, at_most, claim, equal, figure, within
+from proofs.ledger import Control, Evidence, Figure, Series, at_least, at_most, claim, figure, within
 from refimpl.dynamics.deep_linear import (
     gradient_steps,
     greedy_pretraining,
@@ -111,8 +111,9 @@ def depth_on_digits(rng: np.random.Generator, orthogonal: Draw = orthogonal_init
         at_most(float(worst[-1] / worst[0]), 1, "orthogonal steps at n = 40 over those at 2")
         & at_most(float(np.max(worst)), CAP / 2, "most orthogonal steps")
         & at_least(float(growth[2]), 1.5, "Gaussian steps at n = 10 over those at 2, mean")
-        & at_least(float(growth[3]), 2.5, "at n = 20, mean, where most do not learn in 600")
-        & equal(gaussian[:, 4].tolist(), [CAP] * N_SEEDS, "Gaussian steps at n = 40, where none does")
+        & at_least(float(growth[3]), 2.5, "at n = 20, mean")
+        & at_least(float(growth[4]), 3, "at n = 40, mean")
+        & at_least(float(np.min(gaussian[:, 4]) / worst[4]), 5, "fewest Gaussian over most orthogonal steps at n = 40")
     )
 
 
