@@ -28,7 +28,7 @@ from refimpl.dynamics.batch_hessian import (
     second_order_excess,
     softmax_output_hessians,
 )
-from refimpl.oracle.specs.dynamics.batch_hessian import labelled_networks
+from refimpl.oracle.specs.dynamics.batch_hessian.levels import labelled_networks
 from refimpl.primitives.curvature import mlp_curvature, pack, unpack
 from refimpl.primitives.lanczos import spectral_density
 from refimpl.primitives.numbers import Array

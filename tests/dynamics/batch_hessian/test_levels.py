@@ -26,7 +26,7 @@ from refimpl.dynamics.batch_hessian import (
     softmax_regression_hessian,
 )
 from refimpl.oracle.spec import Arguments, symbols
-from refimpl.oracle.specs.dynamics.batch_hessian import labelled_networks
+from refimpl.oracle.specs.dynamics.batch_hessian.levels import labelled_networks
 from refimpl.primitives.curvature import mlp_curvature, pack, unpack
 from refimpl.primitives.layers import Linear
 from refimpl.primitives.trees import leaves
