@@ -150,7 +150,7 @@ class Emulated(np.ndarray[Any, Any]):
             return tree_map(lambda x: self._settle(np.array(x)), result)
         if isinstance(result, Emulated) and self.format in ("float64", "float32"):
             return result
-        return tree_map(self._exact, result)
+        return tree_map(self._exact, result) if isinstance(result, tuple | list) else self._exact(result)
 
 
 def _axes(x: Array, options: dict[str, Any]) -> tuple[int, ...]:

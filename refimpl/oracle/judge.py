@@ -1,6 +1,7 @@
 """One candidate on one input: everything that can be found wrong with it."""
 
 import contextlib
+import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -74,6 +75,8 @@ class Judge:
         self.candidate, self.spec, self.dtype, self.adapter = candidate, spec, dtype, adapter
         self.gradients = gradients and spec.vjp is not None
         self.factor, self.seed = factor, seed
+        parameters = inspect.signature(spec.reference).parameters.values()
+        self.defaults = {one.name: one.default for one in parameters if one.default is not one.empty}
 
     def __call__(self, arguments: Arguments, relations: Sequence[Relation]) -> Judged:
         """Judge the output, then, if all is well, the gradients, and then these relations."""
@@ -153,6 +156,7 @@ class Judge:
             {name: to_float64(values) for name, values in expected.truth.items()},
             {one.quantity: one.bound for one in comparisons},
             lower_precision,
+            self.defaults,
         )
 
     def _judge_gradients(self, expected: Expected, inputs: Arguments, judged: Judged) -> None:

@@ -195,6 +195,13 @@ class _OutOfTime(BaseException):
     """Not an Exception, which Hypothesis would take for one more failure."""
 
 
+@dataclass(frozen=True)
+class _Unprinted:
+    """Arguments of which Hypothesis makes no text, which for large arrays takes longer than all else."""
+
+    arguments: Arguments = field(repr=False)
+
+
 def _search(spec: Spec, n: int, seed: int, visit: Callable[[Arguments], None], shrink: bool) -> None:
     """Visit `n` inputs drawn independently, the simplest first; a visit that fails is shrunk.
 
@@ -218,13 +225,13 @@ def _search(spec: Spec, n: int, seed: int, visit: Callable[[Arguments], None], s
             verbosity=Verbosity.quiet,
             suppress_health_check=list(HealthCheck),
         )
-        @given(spec.arguments)
-        def search(arguments: Arguments) -> None:
+        @given(spec.arguments.map(_Unprinted))
+        def search(drawn: _Unprinted) -> None:
             nonlocal left, simplest
             if simplest:
                 simplest = False
             elif left > 0 or shrink:
                 left -= 1
-                visit(arguments)
+                visit(drawn.arguments)
 
         search()

@@ -33,6 +33,8 @@ def changes_something(spec: Spec, wrong: Callable[..., Any], share: float = 0.2)
                 return False  # too easy
             if set(given) != set(true) or any(np.shape(given[n]) != np.shape(true[n]) for n in true):
                 return False
+            if not all(np.all(np.isfinite(x)) for x in given.values()):
+                return False
             scale = max(float(np.max(np.abs(x), initial=0)) for x in true.values())
             distance = max(float(np.max(np.abs(given[n] - true[n]), initial=0)) for n in true)
             changed += scale > 0 and distance > CHANGED * scale

@@ -241,6 +241,7 @@ def by_hand() -> list[Plant]:
         # softmax attention
         Plant("scores not divided by sqrt(d)", soft, _unscaled, "constant factor"),
         Plant("scores divided by d", soft, _by_d),
+        Plant("scale forgotten", soft, _with(soft, scale=lambda scale: None), "ignored argument"),
         Plant("mask forgotten", soft, _with(soft, mask=lambda mask: None), "mask"),
         Plant(
             "mask shifted by one query",
@@ -274,7 +275,7 @@ def by_hand() -> list[Plant]:
         Plant("sample variance", norm, _layer_norm(sample=True)),
         Plant("epsilon outside the root", norm, _layer_norm(outside=True)),
         Plant("epsilon forgotten", norm, _layer_norm(without="epsilon")),
-        Plant("scale forgotten", norm, _layer_norm(without="scale")),
+        Plant("scale forgotten", norm, _layer_norm(without="scale"), "ignored argument"),
         Plant("offset forgotten", norm, _layer_norm(without="offset"), "missing term"),
         Plant("not centred", norm, _layer_norm(centre=False)),
         # softmax, log-sum-exp, losses

@@ -54,9 +54,9 @@ def judge_honest(candidates: Iterable[Honest], n: int, seed: int, tally: Tally) 
             tally.ill_conditioned += report.ill_conditioned
             line = f"{one.spec} in {dtype}, {one.name}"
             if report.findings:
-                tally.alarms.append(f"{line}: {report.findings[0].message}")
+                _note("false alarm", f"{line}: {report.findings[0].message}", tally.alarms)
             elif not report.passes:
-                tally.undecided.append(f"{line}: {', '.join(report.uninformative)}")
+                _note("undecided", f"{line}: {', '.join(report.uninformative)}", tally.undecided)
     return tally
 
 
@@ -69,13 +69,14 @@ def judge_plants(planted: Iterable[Plant], n: int, seed: int, caught: Caught) ->
         line = f"{plant.spec} in {plant.dtype}: {plant.name}"
         kinds = [finding.kind for finding in report.findings]
         if not kinds or (plant.finding and plant.finding not in kinds):
-            caught.missed.append(f"{line} (found {', '.join(kinds) or 'nothing'})")
+            _note("missed", f"{line} (found {', '.join(kinds) or 'nothing'})", caught.missed)
             continue
         if plant.diagnosis:
             caught.covered += 1
             named = [one.kind for one in report.diagnoses[:DIAGNOSES_SHOWN]]
             if plant.diagnosis not in named:
-                caught.misnamed.append(f"{line} (expected {plant.diagnosis}, named {', '.join(named) or 'none'})")
+                wrong = f"{line} (expected {plant.diagnosis}, named {', '.join(named) or 'none'})"
+                _note("misnamed", wrong, caught.misnamed)
     return caught
 
 
@@ -127,8 +128,6 @@ def main() -> int:
             print(f"{name}: {len(candidates)} implementations, {tally.comparisons - before} comparisons", flush=True)
         print(f"honest: {tally.comparisons} comparisons ({tally.ill_conditioned} ill-conditioned), "
               f"{len(tally.alarms)} false alarms, {len(tally.undecided)} undecided")  # fmt: skip
-        _list("false alarm", tally.alarms)
-        _list("undecided", tally.undecided)
         good &= not tally.alarms and tally.comparisons >= 10_000
     if arguments.only != "honest":
         caught = judge_plants(plants.by_hand(), 200, arguments.seed, Caught())
@@ -138,16 +137,15 @@ def main() -> int:
         right = caught.covered - len(caught.misnamed)
         print(f"planted: {caught.planted} mistakes, {caught.planted - len(caught.missed)} caught; "
               f"{right} of {caught.covered} diagnoses right ({right / caught.covered:.1%})")  # fmt: skip
-        _list("missed", caught.missed)
-        _list("misnamed", caught.misnamed)
         good &= not caught.missed and right >= 0.9 * caught.covered
     print(f"{time.monotonic() - start:.0f} s")
     return 0 if good else 1
 
 
-def _list(what: str, lines: list[str]) -> None:
-    for line in lines:
-        print(f"  {what}: {line}")
+def _note(what: str, line: str, lines: list[str]) -> None:
+    """Keep the line, and print it at once: the whole takes a while."""
+    lines.append(line)
+    print(f"  {what}: {line}", flush=True)
 
 
 if __name__ == "__main__":

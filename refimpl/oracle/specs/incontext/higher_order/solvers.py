@@ -75,7 +75,18 @@ register(
         mistakes={
             ("constant factor", "the mean over examples, not their sum"): lambda x, **others: gradient_descent(
                 x, **others | {"learning_rate": others["learning_rate"] / x.shape[-2]}
-            )
+            ),
+            (
+                "constant factor",
+                "the mean over examples, not their sum, with the penalty as it is",
+            ): lambda x, **others: gradient_descent(
+                x,
+                **others
+                | {
+                    "learning_rate": others["learning_rate"] / x.shape[-2],
+                    "penalty": others["penalty"] * x.shape[-2],
+                },
+            ),
         },
     )
 )
