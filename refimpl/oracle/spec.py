@@ -202,6 +202,11 @@ class _Unprinted:
     arguments: Arguments = field(repr=False)
 
 
+@st.composite
+def _unprinted(draw: st.DrawFn, arguments: st.SearchStrategy[Arguments]) -> _Unprinted:
+    return _Unprinted(draw(arguments))
+
+
 def _search(spec: Spec, n: int, seed: int, visit: Callable[[Arguments], None], shrink: bool) -> None:
     """Visit `n` inputs drawn independently, the simplest first; a visit that fails is shrunk.
 
@@ -225,7 +230,7 @@ def _search(spec: Spec, n: int, seed: int, visit: Callable[[Arguments], None], s
             verbosity=Verbosity.quiet,
             suppress_health_check=list(HealthCheck),
         )
-        @given(spec.arguments.map(_Unprinted))
+        @given(_unprinted(spec.arguments))
         def search(drawn: _Unprinted) -> None:
             nonlocal left, simplest
             if simplest:
