@@ -20,6 +20,7 @@ Where no precision above float64 computes the function, the reference in float64
 candidate. Its own error is at most about as large as its spread over the moved inputs, so $f+1$ takes the place of $f$.
 """
 
+import contextlib
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -162,12 +163,10 @@ def expect(
         baselines: list[dict[str, Any] | None] = [first]
         written = itertools.cycle((function, *others))
         for moved, one in zip(neighbours(arguments, dtype, draws, rng), written, strict=False):
-            try:
-                baselines.append(one(**baseline_arguments(moved, kind)))
-            except np.linalg.LinAlgError:
-                baselines.append(None)
-            except ValueError:
-                continue  # the neighbour lies outside the domain
+            for these in (moved, arguments):  # a neighbour may lie outside the domain
+                with contextlib.suppress(ValueError):
+                    baselines.append(_drawn(one, baseline_arguments(these, kind)))
+                    break
     independent = true is not None
     if true is None:
         true = {name: np.asarray(value, np.float64) for name, value in first.items()}
@@ -178,6 +177,13 @@ def expect(
     own = np.float32 if dtype == "bfloat16" or dtype == "float16" else np.dtype(dtype)
     keeps = {n: isinstance(v, np.ndarray | np.generic) and v.dtype == own for n, v in first.items()}
     return Expected(arguments, dtype, true, errors, keeps, independent, function, seed, draws, others)
+
+
+def _drawn(function: Function, arguments: Arguments) -> dict[str, Any] | None:
+    try:
+        return function(**arguments)
+    except np.linalg.LinAlgError:
+        return None  # no digit is left
 
 
 def outputs_of(reference: Callable[..., Any]) -> Function:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import strategies as st
 
 from refimpl import oracle
 from refimpl.oracle.spec import find_spec
@@ -188,6 +189,24 @@ def test_too_little_decided_is_no_pass() -> None:
 def _cancelled(x: Any) -> Any:
     large = x.dtype.type(1e9)
     return (x + large) - large
+
+
+def _signed(x: Any) -> Any:
+    """A sum that only knows what begins with exactly one."""
+    if x[0] != 1:
+        raise ValueError("x: expected 1 first")
+    return np.sum(x)
+
+
+def test_roundings_are_drawn_where_inputs_cannot_move() -> None:
+    arguments = st.builds(
+        lambda n, seed: {"x": np.concatenate([[1.0], np.random.default_rng(seed).standard_normal(n)])},
+        st.integers(30, 60), st.integers(0, 1000),
+    )  # fmt: skip
+    spec = oracle.Spec("test/signed", _signed, arguments)
+    report = oracle.compare(lambda x: np.add.accumulate(x)[-1], spec, dtype="float32", max_examples=200, seed=0)
+    assert report.passes, report
+    assert report.worst.baseline_error > 0
 
 
 def test_the_same_seed_gives_the_same_report() -> None:
