@@ -86,7 +86,7 @@ def at_fixed_rate(batch_size: int) -> float:
     statement=r"\Delta w\sim T^\delta P^\gamma,\qquad t^*\sim TP^b",
     method="experiment",
     scope="parity of scikit-learn's digits, two hidden layers of 64, scale 100, batches of 4: T = .0125 to .8 at P = "
-    "600, P = 300 to 1200 at T = .2, batches of 2, 4, 8 at T = .2; means of 3 seeds, tested every 20 steps",
+    "600, P = 300 to 1200 at T = .2, batches of 2, 4, 8 at T = .2; means of 3, 10, 10 seeds, tested every 20 steps",
     uses=["sgd_noise_regimes/S6"],
     cost="full",
     requires=["sklearn"],
@@ -94,8 +94,8 @@ def at_fixed_rate(batch_size: int) -> float:
 )
 def power_laws(rng: np.random.Generator, rate: Callable[[int], float] = at_fixed_temperature) -> Evidence:
     heated = [trained(600, 4 * heat, 4, rng) for heat in TEMPERATURES]
-    sized = [trained(n_samples, 0.8, 4, rng) for n_samples in SIZES]
-    batched = [trained(600, rate(size), size, rng, n_seeds=4).change for size in (2, 4, 8)]
+    sized = [trained(n_samples, 0.8, 4, rng, n_seeds=10) for n_samples in SIZES]
+    batched = [trained(600, rate(size), size, rng, n_seeds=10).change for size in (2, 4, 8)]
     steps = np.concatenate([np.diff([one.change for one in heated]), np.diff([one.change for one in sized])])
     times = np.concatenate([np.diff([one.time for one in heated]), np.diff([one.time for one in sized])])
     return (
@@ -165,28 +165,28 @@ SCALES = (1e-5, 1e-4, 1e-3)
 
 
 def reaches_zero_loss(alpha: float, learning_rate: float, n_hidden: int, rng: np.random.Generator) -> bool:
-    """At least two of three seeds, within 4000 steps."""
+    """At least three of five seeds, within 4000 steps."""
     good = 0
-    for _ in range(3):
+    for _ in range(5):
         data, start = parity(200, rng), initial_network(64, WIDTH, n_hidden, rng)
         run = train_network(data.x, data.y, start, learning_rate, 4, 1 / alpha, rng, 4000, 50)
         good += run.converged
-    return good >= 2
+    return good >= 3
 
 
 def largest_rate(alpha: float, n_hidden: int, rng: np.random.Generator, low: int, high: int) -> float:
-    r"""On the grid $2^{j/2}$ the largest rate that trains, by bisection between one that does and one that does not."""
-    while not reaches_zero_loss(alpha, 2 ** (low / 2), n_hidden, rng):
+    r"""On the grid $2^{j/4}$ the largest rate that trains, by bisection between one that does and one that does not."""
+    while not reaches_zero_loss(alpha, 2 ** (low / 4), n_hidden, rng):
         low -= 4
-    while reaches_zero_loss(alpha, 2 ** (high / 2), n_hidden, rng):
+    while reaches_zero_loss(alpha, 2 ** (high / 4), n_hidden, rng):
         low, high = high, high + 4
     while high - low > 1:
         middle = (low + high) // 2
-        if reaches_zero_loss(alpha, 2 ** (middle / 2), n_hidden, rng):
+        if reaches_zero_loss(alpha, 2 ** (middle / 4), n_hidden, rng):
             low = middle
         else:
             high = middle
-    return float(2 ** (low / 2))
+    return float(2 ** (low / 4))
 
 
 def depth_exponent(n_hidden: int) -> float:
@@ -204,7 +204,7 @@ def exponent_of_one_layer_less(n_hidden: int) -> float:
     statement=r"T_{max}\sim\alpha^{\frac{D-1}{D+1}}",
     method="experiment",
     scope="parity of digits, P = 200, 1 to 3 hidden layers of 64, batches of 4, scales 10^-5 to 10^-3, rates on a grid "
-    "of root two by bisection; trained: zero loss within 4000 steps for 2 of 3 seeds; others diverged or did not end",
+    "of the fourth root of two by bisection; trained: zero loss within 4000 steps for 3 of 5 seeds",
     uses=["sgd_noise_regimes/S10"],
     cost="full",
     requires=["sklearn"],
@@ -212,12 +212,12 @@ def exponent_of_one_layer_less(n_hidden: int) -> float:
 )
 def largest_temperature(rng: np.random.Generator, exponent: Callable[[int], float] = depth_exponent) -> Evidence:
     evidence = None
-    for n_hidden, start in ((1, 4), (2, -4), (3, -10)):
+    for n_hidden, start in ((1, 12), (2, -10), (3, -20)):
         rates: list[float] = []
         for alpha in SCALES:
             # Where the last scale's largest rate would be by the exponent, give or take.
-            shift = 0 if not rates else round(2 * np.log2(10 ** depth_exponent(n_hidden)))
-            low = start if not rates else round(2 * np.log2(rates[-1])) + shift - 2
+            shift = 0 if not rates else round(4 * np.log2(10 ** depth_exponent(n_hidden)))
+            low = start if not rates else round(4 * np.log2(rates[-1])) + shift - 3
             rates.append(largest_rate(alpha, n_hidden, rng, low, low + 6))
         found = slope(SCALES, rates)
         middle = exponent(n_hidden)

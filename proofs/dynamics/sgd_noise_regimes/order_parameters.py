@@ -27,15 +27,11 @@ def not_heated(temperature: float, *others: Any) -> OrderParameters:
     return order_parameter_flow(0.0, *others)
 
 
-def gaps(
-    flow: Flow, chi: float, n_features: int, n_runs: int, times: Array, rng: np.random.Generator
-) -> tuple[Array, Array]:
-    """Relative errors of the mean signal and noise, shape (2, n_times), and their standard errors."""
+def gaps(flow: Flow, chi: float, n_features: int, n_runs: int, times: Array, rng: np.random.Generator) -> Array:
+    """Relative errors of the mean signal and noise, shape (2, n_times)."""
     predicted = flow(1.0, chi, 0.0, times, 0.0, 1.0)
     runs = simulate_order_parameters(n_runs, n_features, 1.0, 8, chi, 0.0, times, 0.0, 1.0, rng)
-    errors = np.array([a.mean(axis=1) / b - 1 for a, b in zip(runs, predicted, strict=True)])
-    deviation = np.array([a.std(axis=1, ddof=1) / b for a, b in zip(runs, predicted, strict=True)]) / n_runs**0.5
-    return errors, deviation
+    return np.array([a.mean(axis=1) / b - 1 for a, b in zip(runs, predicted, strict=True)])
 
 
 @claim(
@@ -44,7 +40,7 @@ def gaps(
     source="The stochastic differential equation of SGD; its average (derived)",
     statement=r"\frac{dm}{d\tau}=g_1,\qquad\frac{dq^2}{d\tau}=-2qg_\perp+Tn",
     method="statistical",
-    scope="chi = 0 and 1, T = 1, batches of 8, from m = 0 and q = 1, times 1, 10, 100, 400; 24 runs at 256 features; "
+    scope="chi = 0 and 1, T = 1, batches of 8, from m = 0 and q = 1, times 1, 10, 100, 400; 96 runs at 256 features; "
     "1000 at 8 and at 32, where the signal at time 10 is to be off in proportion to 1 over the features",
     uses=["sgd_noise_regimes/S1", "sgd_noise_regimes/S13"],
     control=Control("no heating by the noise", flow=not_heated),
@@ -52,13 +48,11 @@ def gaps(
 def flow_of_online_sgd(rng: np.random.Generator, flow: Flow = order_parameter_flow) -> Evidence:
     evidence = None
     for chi in (0.0, 1.0):
-        errors, deviation = gaps(flow, chi, 256, 24, TIMES, rng)
-        few, more = (gaps(flow, chi, size, 1000, TIMES[:2], rng)[0][0, 1] for size in (8, 32))
-        later = max(np.max(np.abs(errors[0, 1:])), np.max(np.abs(errors[1])))
-        # At time 1 the signal's sampling error alone is some percent; 5 standard errors are passed once in a million.
+        errors = gaps(flow, chi, 256, 96, TIMES, rng)
+        few, more = (gaps(flow, chi, size, 1000, TIMES[:2], rng)[0, 1] for size in (8, 32))
+        # Means of 96 runs have standard errors of at most .8 percent, and a bias of the order of 1 / 256.
         checks = (
-            at_most(float(later), 0.05, f"chi = {chi:g}: signal and noise off by")
-            & at_most(float(abs(errors[0, 0] / deviation[0, 0])), 5, "signal at time 1, in standard errors")
+            at_most(float(np.max(np.abs(errors))), 0.05, f"chi = {chi:g}: signal and noise off by")
             # 4 times the features; the gap at 32 has a standard error of 7 percent, and a second order in 1 / 8.
             & within(float(few / more), 2.5, 8, "gap of the signal at 8 features over that at 32")
         )

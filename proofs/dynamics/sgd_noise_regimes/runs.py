@@ -55,7 +55,7 @@ SIZES = (1024, 2048, 4096, 8192)
     source="Training time and weights of the perceptron, their exponents",
     statement=r"w_1^*\sim TP^{\frac1{1+\chi}},\quad\lVert w_\perp\rVert\sim T,\quad t^*\sim TP^{1+\frac2{1+\chi}}",
     method="statistical",
-    scope="chi = 1, d = 128, P = 1024 to 8192, 12 runs each, T = 1, no margin: fits to mean logarithms, low by some "
+    scope="chi = 1, d = 128, P = 1024 to 8192, 20 runs each, T = 1, no margin: fits to mean logarithms, low by some "
     "percent at this d; the theory's exponents for all chi; chi = 0 and 3 at d = 16, P = 256 to 2048",
     uses=["sgd_noise_regimes/S5"],
     cost="full",
@@ -73,7 +73,7 @@ def exponents_of_size(rng: np.random.Generator, chi: float = 1.0) -> Evidence:
         ],
         "the predicted time's exponents less those stated",
     )
-    found = trained(SIZES, 128, chi, 1.0, 0.0, 12, rng)
+    found = trained(SIZES, 128, chi, 1.0, 0.0, 20, rng)
     gamma, noise, b = found.slopes(SIZES)
     few = (256, 512, 1024, 2048)
     scarce, dense = (trained(few, 16, one, 1.0, 0.0, 12, rng).slopes(few)[0] for one in (3.0, 0.0))
@@ -180,7 +180,7 @@ def temperature_controls(rng: np.random.Generator, small: tuple[int, ...] = (4, 
     source="The cross-over of the perceptron at low temperature",
     statement=r"T\ll\kappa:\ w_1^*\sim\kappa P^{\frac1{1+\chi}};\qquad T\gg\kappa:\ w_1^*\sim TP^{\frac1{1+\chi}}",
     method="statistical",
-    scope="chi = 1, margin 1: P = 1024, d = 16, 3 data sets at T = .01 to 100; P = 512 to 4096, d = 64, 12 runs each "
+    scope="chi = 1, margin 1: P = 1024, d = 16, 12 data sets at T = .01 to 100; P = 512 to 4096, d = 64, 12 runs each "
     "at T = .05",
     uses=["sgd_noise_regimes/S6"],
     cost="full",
@@ -189,9 +189,9 @@ def temperature_controls(rng: np.random.Generator, small: tuple[int, ...] = (4, 
 def crossover(rng: np.random.Generator, margin: float = 1.0) -> Evidence:
     temperatures = (0.01, 0.1, 1.0, 10.0, 100.0)
     signals = np.zeros(len(temperatures))
-    for _ in range(3):
+    for _ in range(12):
         data = perceptron_data(1024, 16, 1.0, rng)
-        signals += [event_driven_perceptron(*data, heat, margin, rng).weights[0] / 3 for heat in temperatures]
+        signals += [event_driven_perceptron(*data, heat, margin, rng).weights[0] / 12 for heat in temperatures]
     sizes = (512, 1024, 2048, 4096)
     slope = trained(sizes, 64, 1.0, 0.05, margin, 12, rng).slopes(sizes)[0]
     return (

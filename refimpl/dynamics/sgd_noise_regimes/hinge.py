@@ -276,7 +276,7 @@ def sgd_hinge(
     n_samples = len(inputs)
     signed = signs(labels, inputs)[:, None] * inputs / root_of_width(inputs)
     scaled = learning_rate / batch_size * signed
-    row = _gram_rows(signed, scaled)
+    gram = _GramRows(signed, scaled)
     agreements = np.zeros_like(signed[:, 0])
     moved: list[int] = []
     active = np.ones(n_samples, dtype=bool)
@@ -295,7 +295,7 @@ def sgd_hinge(
             first = place // batch_size
             moving = rows[first][ahead[first]].tolist()
             for index in moving:
-                agreements += row(index)
+                agreements += gram[index]
             moved += moving
             active = unfitted(agreements, margin)
             counts.append(left)
@@ -317,20 +317,19 @@ def _times_moved(moved: list[int], scaled: Array) -> Array:
     return np.bincount(np.array(moved, dtype=int), minlength=len(scaled)).astype(scaled.dtype)
 
 
-def _gram_rows(signed: Array, scaled: Array) -> Callable[[int], Array]:
-    """What a step of one point adds to all agreements: a row of the Gram matrix times the rate, computed when first
-    needed."""
-    known: dict[int, Array] = {}
+class _GramRows(dict[int, Array]):
+    """What a step of one point adds to all agreements: rows of the Gram matrix times the rate, each computed when it is
+    first asked for."""
 
-    def row(index: int) -> Array:
-        found = known.get(index)
-        if found is None:
-            found = signed @ scaled[index]
-            if len(signed) <= GRAM_SAMPLES:
-                known[index] = found
-        return found
+    def __init__(self, signed: Array, scaled: Array) -> None:
+        self.signed, self.scaled = signed, scaled
+        self.keeps = len(signed) <= GRAM_SAMPLES
 
-    return row
+    def __missing__(self, index: int) -> Array:
+        row = self.signed @ self.scaled[index]
+        if self.keeps:
+            self[index] = row
+        return row
 
 
 def batch_blocks(
@@ -403,7 +402,7 @@ def event_driven_perceptron(
     n_samples = len(inputs)
     signed = signs(labels, inputs)[:, None] * inputs / root_of_width(inputs)
     scaled = learning_rate / batch_size * signed
-    row = _gram_rows(signed, scaled)
+    gram = _GramRows(signed, scaled)
     agreements = np.zeros_like(signed[:, 0])
     moved: list[int] = []
     steps = updates = 0
@@ -417,7 +416,7 @@ def event_driven_perceptron(
         n_moving = 1 + (int(rng.binomial(batch_size - 1 - place, probability)) if batch_size > 1 else 0)
         for _ in range(n_moving):
             index = int(active[int(next(uniform) * active.size)])
-            agreements += row(index)
+            agreements += gram[index]
             moved.append(index)
         active = unfitted(agreements, margin).nonzero()[0]
         steps += skipped + 1

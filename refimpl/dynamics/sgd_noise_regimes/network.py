@@ -3,7 +3,7 @@ r"""Deep ReLU networks without biases, SGD on $F=f(w)-f(w_0)$, and the map betwe
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from itertools import chain, islice, pairwise
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -48,24 +48,46 @@ def hidden_layer(x: Array, weight: Array) -> Array:
 
     Source: arXiv 2301.13703, the fully connected networks.
     """
-    output = positive_part(x @ weight.T)
-    output *= _gain(2, x.dtype, x.shape[-1])
-    return output
+    x, weight = _scaled(x, weight)
+    return positive_part(x @ weight.T)
 
 
 @checked(_check_layer)
 def hidden_layer_vjp(x: Array, weight: Array) -> tuple[Array, Callable[[Array], tuple[Array, Array]]]:
     """:func:`hidden_layer` and its pullback ``cotangent -> (x, weight)``."""
-    gain, before = _gain(2, x.dtype, x.shape[-1]), x @ weight.T
+    return _hidden(x, weight)
 
-    def pullback(cotangent: Array) -> tuple[Array, Array]:
-        to_before = cotangent * unit_step(before)
-        to_before *= gain
-        return to_before @ weight, to_before.T @ x
 
-    output = positive_part(before)
-    output *= gain
-    return output, pullback
+class _HiddenPullback(Protocol):
+    def __call__(self, cotangent: Array, with_inputs: bool = True) -> tuple[Any, Array]: ...
+
+
+def _hidden(x: Array, weight: Array) -> tuple[Array, _HiddenPullback]:
+    """:func:`hidden_layer_vjp`, whose pullback leaves the cotangent of the inputs out where nobody asks for it."""
+    gain = _gain(2, x.dtype, x.shape[-1])
+    scaled_x, scaled_weight = _scaled(x, weight)
+    before = scaled_x @ scaled_weight.T
+
+    def pullback(cotangent: Array, with_inputs: bool = True) -> tuple[Any, Array]:
+        to_before = unit_step(before)
+        to_before *= cotangent
+        to_weight = to_before.T @ scaled_x
+        if scaled_x is x:
+            to_weight *= gain
+        if not with_inputs:
+            return None, to_weight
+        to_x = to_before @ scaled_weight
+        if scaled_weight is weight:
+            to_x *= gain
+        return to_x, to_weight
+
+    return positive_part(before), pullback
+
+
+def _scaled(x: Array, weight: Array) -> tuple[Array, Array]:
+    """The inputs and weights of a hidden layer, the smaller of them times the layer's factor."""
+    gain = _gain(2, x.dtype, x.shape[-1])
+    return (gain * x, weight) if x.size < weight.size else (x, gain * weight)
 
 
 def check_network(x: Array, weights: Weights) -> None:
@@ -110,17 +132,23 @@ def network_outputs(x: Array, weights: Weights) -> Array:
 @checked(check_network)
 def network_outputs_vjp(x: Array, weights: Weights) -> tuple[Array, Callable[[Array], tuple[Array, Sequence[Array]]]]:
     """:func:`network_outputs` and its pullback ``cotangent -> (x, weights)``."""
+    outputs, pull = _network(x, weights)
+    return outputs, pull
+
+
+def _network(x: Array, weights: Weights) -> tuple[Array, Callable[..., tuple[Any, Sequence[Array]]]]:
+    """:func:`network_outputs_vjp`, whose pullback can leave the cotangent of the inputs out."""
     pulls = []
     for matrix in weights[:-1]:
-        x, pull = hidden_layer_vjp.unchecked(x, matrix)
+        x, pull = _hidden(x, matrix)
         pulls.append(pull)
     last, gain = weights[-1], _gain(1, x.dtype, x.shape[-1])
 
-    def pullback(cotangent: Array) -> tuple[Array, Sequence[Array]]:
+    def pullback(cotangent: Array, with_inputs: bool = True) -> tuple[Any, Sequence[Array]]:
         scaled = cotangent * gain
         to_x, to_weights = scaled[:, None] * last, [(scaled @ x)[None]]
-        for pull in reversed(pulls):
-            to_x, to_weight = pull(to_x)
+        for index in reversed(range(len(pulls))):
+            to_x, to_weight = pulls[index](to_x, with_inputs or index > 0)
             to_weights.append(to_weight)
         return to_x, type(weights)(reversed(to_weights))  # type: ignore[call-arg]
 
@@ -162,15 +190,13 @@ def linearised_outputs(x: Array, weights: Weights, displacement: Weights) -> Arr
     """
     moved = None  # the inputs do not move
     for matrix, change in zip(weights[:-1], displacement[:-1], strict=True):
-        gain, before = _gain(2, x.dtype, x.shape[-1]), x @ matrix.T
-        shift = x @ change.T
+        gain = _gain(2, x.dtype, x.shape[-1])
+        scaled = gain * matrix
+        before, shift = x @ scaled.T, x @ (gain * change).T
         if moved is not None:
-            shift += moved @ matrix.T
-        slope = unit_step(before)
-        slope *= gain
-        shift *= slope
-        before *= slope
-        moved, x = shift, before
+            shift += moved @ scaled.T
+        shift *= unit_step(before)
+        moved, x = shift, positive_part(before)
     assert moved is not None
     return np.asanyarray((moved @ weights[-1][0] + x @ displacement[-1][0]) * _gain(1, x.dtype, x.shape[-1]))
 
@@ -291,13 +317,13 @@ def train_network(
     current, steps, converged = [matrix.copy() for matrix in weights], 0, False
     with np.errstate(over="ignore", invalid="ignore"):  # a run that diverges is an outcome
         for chosen in islice(chain.from_iterable(batch_blocks(n_samples, batch_size, rng, batches)), max_steps):
-            outputs, pull = network_outputs_vjp.unchecked(inputs[chosen], current)
+            outputs, pull = _network(inputs[chosen], current)
             signed = y[chosen]
             active = unfitted(signed * outputs - start[chosen], margin)
             if active.any():
                 signed *= active
                 signed *= rate
-                for matrix, step in zip(current, pull(signed)[1], strict=True):
+                for matrix, step in zip(current, pull(signed, with_inputs=False)[1], strict=True):
                     matrix += step
             steps += 1
             if steps % check_every == 0:

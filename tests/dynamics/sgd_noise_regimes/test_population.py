@@ -25,7 +25,6 @@ from refimpl.dynamics.sgd_noise_regimes import (
     tail_constants,
     unfitted_fraction,
 )
-from refimpl.primitives.special import gamma_ratio, gauss_legendre, normal_distribution, student_tail
 
 
 @pytest.mark.parametrize("chi", [-0.9, -0.3, 0.0, 1.0, 4.7])
@@ -176,25 +175,6 @@ def test_late_times_and_exponents_fit_together() -> None:
         assert exponents.a == critical_temperature_exponent(exponents.delta, exponents.gamma)
     assert late_time_signal(tau.astype(np.float32), 0.3, 1.0).dtype == np.float32
     assert tail_constants(1.0).noise == pytest.approx(0.3133285)
-
-
-# --- the functions they are made of ---
-
-
-def test_special_functions_are_scipys() -> None:
-    x = np.linspace(-12, 8, 77)
-    long = x.astype(np.longdouble)
-    np.testing.assert_allclose(normal_distribution(long).astype(float), special.ndtr(x), rtol=1e-13)
-    for freedom in (0.1, 1.0, 2.0, 6.5):
-        np.testing.assert_allclose(
-            student_tail(long, np.longdouble(freedom)).astype(float), student_tail(x, freedom), rtol=1e-13
-        )
-    for half in (0.05, 0.5, 3.25, 200.0):
-        np.testing.assert_allclose(gamma_ratio(half, x), special.poch(half, 0.5), rtol=1e-12)
-    for nodes in (1, 2, 7, 20):
-        found = gauss_legendre(nodes, x)
-        for a, b in zip(found, np.polynomial.legendre.leggauss(nodes), strict=True):
-            np.testing.assert_allclose(a, b, atol=1e-15)
 
 
 ONE = np.ones(2)
