@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from refimpl.dynamics.sgd_noise_regimes.hinge import batch_blocks, check_labels, signs, unfitted
-from refimpl.primitives.checks import check_integer, check_number, check_shapes, checked
+from refimpl.primitives.checks import check_array, check_integer, check_number, check_shapes, checked
 from refimpl.primitives.memory import keep_freed_memory
 from refimpl.primitives.numbers import Array, constant, positive_part, sqrt, unit_step
 from refimpl.primitives.trees import leaves, tree_map
@@ -162,7 +162,8 @@ def _check_linearised(x: Array, weights: Weights, displacement: Weights) -> None
             f"displacement: expected the shapes {[matrix.shape for matrix in weights]} of the weights, "
             f"got {[np.shape(one) for one in displacement]}"
         )
-    check_network(x, displacement)
+    for index, change in enumerate(displacement):
+        check_array(f"displacement[{index}]", change)
 
 
 @checked(_check_linearised)

@@ -160,6 +160,7 @@ def test_what_training_refuses(changes: dict[str, Any], message: str) -> None:
         (lambda: feature_regime_map(START, 0.1, 0.0, 2), "alpha: expected a number"),
         (lambda: feature_regime_map(START, 0.1, 1.0, 0), "n_hidden: expected an integer >= 1"),
         (lambda: feature_regime_map(START, -0.1, 1.0, 2), "learning_rate: expected a number"),
+        (lambda: linearised_outputs(X, START, [np.nan * w for w in START]), r"displacement\[0\]: expected finite"),
         (lambda: linearised_outputs(X, START, START[1:]), "displacement: expected the shapes"),
         (lambda: hidden_layer(X, np.ones((2, 5))), "weight: expected n_inputs 6"),
         (lambda: relative_weight_change(START, [0 * w for w in START]), "initial: expected weights that are not all 0"),
