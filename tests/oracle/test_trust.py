@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from refimpl.oracle.spec import all_specs
+from refimpl.oracle.spec import Spec, all_specs
 from tests.oracle import honest, plants, trust
 from tests.oracle.honest import Honest
 
@@ -18,8 +18,13 @@ def test_no_false_alarm(candidate: Honest) -> None:
 
 
 @pytest.mark.parametrize("spec", SPECS, ids=lambda spec: spec.name)
-def test_no_false_alarm_on_what_is_made_of_references(spec: object) -> None:
-    assert trust.judge_honest(honest.of_reference(spec), 4, 7, trust.Tally()).alarms == []
+def test_no_false_alarm_on_what_is_made_of_references(spec: Spec) -> None:
+    """In NumPy's own precisions: bfloat16 needs the extra ``bench``, with which the command judges it too."""
+    candidates = [
+        one._replace(dtypes=tuple(dtype for dtype in one.dtypes if dtype != "bfloat16"))
+        for one in honest.of_reference(spec)
+    ]
+    assert trust.judge_honest(candidates, 4, 7, trust.Tally()).alarms == []
 
 
 def test_mistakes_are_caught_and_named() -> None:
@@ -30,6 +35,6 @@ def test_mistakes_are_caught_and_named() -> None:
 
 
 @pytest.mark.parametrize("spec", SPECS[::4], ids=lambda spec: spec.name)
-def test_mistakes_made_by_program_are_caught(spec: object) -> None:
+def test_mistakes_made_by_program_are_caught(spec: Spec) -> None:
     planted = list(trust.edited_specs(np.random.default_rng(0), [spec], 1))
     assert trust.judge_plants(planted, 25, 7, trust.Caught()).missed == []
