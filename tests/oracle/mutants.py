@@ -2,6 +2,7 @@
 
 import ast
 import inspect
+import signal
 import textwrap
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -165,6 +166,23 @@ class _Edit(ast.NodeTransformer):
         return node
 
 
+def _within_time(function: Callable[..., bool], *arguments: Any, seconds: float = 20.0) -> bool:
+    """What the function says; False if it takes too long, as a loop may whose condition is edited."""
+
+    def late(*_: Any) -> None:
+        raise TimeoutError
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        return function(*arguments)
+    except TimeoutError:
+        return False
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
 def of_source(spec: Spec, rng: np.random.Generator, count: int) -> list[Plant]:
     """Up to `count` edits of the source of the reference that change its output."""
     function = inspect.unwrap(getattr(spec.reference, "unchecked", spec.reference))
@@ -190,7 +208,7 @@ def of_source(spec: Spec, rng: np.random.Generator, count: int) -> list[Plant]:
         namespace = dict(function.__globals__)
         exec(compile(changed, f"<mutant of {spec.name}>", "exec"), namespace)
         mutant = namespace[definition.name]
-        if changes_something(spec, mutant):
+        if _within_time(changes_something, spec, mutant):
             found.append(Plant(edit.made, spec.name, mutant))
         if len(found) == count:
             break
