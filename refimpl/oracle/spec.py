@@ -195,11 +195,14 @@ class _OutOfTime(BaseException):
     """Not an Exception, which Hypothesis would take for one more failure."""
 
 
-@dataclass(frozen=True)
 class _Unprinted:
     """Arguments of which Hypothesis makes no text, which for large arrays takes longer than all else."""
 
-    arguments: Arguments = field(repr=False)
+    def __init__(self, arguments: Arguments) -> None:
+        self.arguments = arguments
+
+    def __repr__(self) -> str:
+        return "arguments"
 
 
 @st.composite

@@ -114,6 +114,19 @@ def test_the_smallest_failing_input(dtype: str) -> None:
     assert x.shape == (3,)
 
 
+def test_a_large_failing_input_is_not_printed() -> None:
+    """Hypothesis would warn of it, and warnings are errors here."""
+    spec = find_spec("linear_attention/linear_self_attention")
+
+    def wrong(**arguments: Any) -> Any:
+        output = spec.reference(**arguments)
+        return 2 * output if output.size > 300 else output
+
+    report = oracle.compare(wrong, spec, dtype="float32", max_examples=60, seed=0)
+    assert report.findings[0].kind == "inaccurate"
+    assert "tokens of shape (" in str(report)
+
+
 def test_the_saved_case_fails_again(tmp_path: Path) -> None:
     report = judged(PLANTS[SOFTMAX, "its logarithm"], save=tmp_path / "case.npz")
     with np.load(tmp_path / "case.npz", allow_pickle=False) as stored:
