@@ -14,7 +14,7 @@ from refimpl.dynamics.large_step_logistic.loss import sample_margins
 from refimpl.primitives.activations import sigmoid, softplus
 from refimpl.primitives.checks import check_integer, check_number, check_shapes, checked
 from refimpl.primitives.normalization import softmax
-from refimpl.primitives.numbers import Array, row_sum, unit_step
+from refimpl.primitives.numbers import Array, row_dot, row_sum, unit_step
 from refimpl.primitives.trees import tree_map
 
 Weights = Callable[[Array, int], Array]
@@ -22,7 +22,9 @@ Weights = Callable[[Array, int], Array]
 Selection = Literal["first", "random", "worst"]
 SELECTIONS: tuple[Selection, ...] = get_args(Selection)
 Params = TypeVar("Params")
-BLOCK = 2**16  # entries of the data in a block: 512 KiB in float64
+BLOCK = 2**17  # entries of the data in a block: 1 MiB in float64
+RECORDED = 2**14  # margins kept before their losses are taken together
+WIDE = 256  # features from which a dot product a row is quicker than a matrix product
 
 
 # --- weights ---
@@ -201,7 +203,9 @@ def _select(margins: Array, wrong: Array, selection: Selection, rng: np.random.G
 
 def _check_data(z: Array) -> None:
     check_shapes(z=(z, "n d"))
-    empty = np.flatnonzero(~np.any(z != 0, axis=1))
+    # The last feature is often the constant one; few rows, if any, need be read.
+    suspects = np.flatnonzero(z[:, -1] == 0)
+    empty = suspects[~np.any(z[suspects] != 0, axis=1)]
     if empty.size:
         raise ValueError(f"z: expected rows that are not zero, which no classifier gets right, got one at {empty[0]}")
 
@@ -331,38 +335,59 @@ def normalized_lr_gd(z: Array, step_size: float, max_iterations: int, theta0: Ar
 
 def _descend(z: Array, step_size: float, max_iterations: int, theta0: Array | None, normalized: bool) -> DescentRun:
     n, theta = len(z), _start(z, theta0)
-    losses, norms, accuracies = [], [], []
+    losses: list[Any] = []
+    norms: list[Any] = []
+    n_right: list[int] = []
+    margins: list[Array] = []
+    pulls: list[Array] = []
     while True:
-        loss, total, n_right, pull = _logistic_sums(theta, z)
-        losses.append(loss / n)
-        norms.append(np.sqrt(pull @ pull) / n)
-        accuracies.append(n_right / n)
-        if n_right == n or len(losses) > max_iterations:
+        seen, total, n_wrong, pull = _logistic_sums(theta, z)
+        margins.append(seen)
+        pulls.append(pull)
+        n_right.append(n - n_wrong)
+        ended = not n_wrong or len(n_right) > max_iterations
+        if ended or len(margins) * n >= RECORDED:
+            # Of many iterates at once it takes fewer calls.
+            losses.extend(softplus.unchecked(-np.stack(margins)).sum(axis=1) / n)
+            norms.extend(np.sqrt(row_dot(np.stack(pulls), np.stack(pulls))[:, 0]) / n)
+            margins.clear()
+            pulls.clear()
+        if ended:
             break
         # While a sample is wrong the total is at least one half.
         theta = theta + pull * (step_size / (total if normalized else n))
-    return DescentRun(
-        theta, len(losses) - 1, n_right == n, np.array(losses), np.array(norms), np.array(accuracies, dtype=z.dtype)
-    )
+    accuracies = np.array(n_right, dtype=z.dtype) / n
+    return DescentRun(theta, len(n_right) - 1, not n_wrong, np.array(losses), np.array(norms), accuracies)
 
 
-def _logistic_sums(theta: Array, z: Array) -> tuple[Any, Any, int, Array]:
-    r"""$\sum\ln(1+e^{-m_i})$, $\sum p_i$, how many margins are positive, and $\sum p_iz_i$: the data are read once."""
-    parts = []
-    for rows in _row_blocks(z):
-        margins = rows @ theta
-        # One exponential gives loss and probability; it cannot overflow.
-        decayed = np.exp(-np.abs(margins))
-        p = np.maximum(decayed, margins <= 0) / (1 + decayed)
-        loss = np.log1p(decayed) - np.minimum(margins, 0)
-        parts.append((loss.sum(), p.sum(), int(np.count_nonzero(margins > 0)), p @ rows))
-    losses, totals, n_right, pulls = zip(*parts, strict=True)
-    return sum(losses), sum(totals), sum(n_right), sum(pulls)
+def _logistic_sums(theta: Array, z: Array) -> tuple[Array, Any, int, Array]:
+    r"""The margins, $\sum p_i$, how many samples are wrong, and $\sum p_iz_i$: the data are read once."""
+    margins = np.empty(len(z), dtype=z.dtype)
+    total: Any = 0
+    pull: Any = 0
+    n_wrong = 0
+    for start, rows in _row_blocks(z):
+        block = _products(rows, theta)
+        margins[start : start + len(rows)] = block
+        wrong = block <= 0
+        decayed = np.exp(-np.abs(block))  # it cannot overflow
+        p = np.maximum(decayed, wrong) / (1 + decayed)
+        total = total + p.sum()
+        pull = pull + p @ rows
+        n_wrong += int(np.count_nonzero(wrong))
+    return margins, total, n_wrong, pull
 
 
-def _row_blocks(z: Array) -> Iterator[Array]:
+def _products(rows: Array, theta: Array) -> Array:
+    """``rows @ theta``."""
+    wide = rows.shape[1] >= WIDE and rows.dtype != object
+    return np.asanyarray(np.vecdot(rows, theta) if wide else rows @ theta)
+
+
+def _row_blocks(z: Array) -> Iterator[tuple[int, Array]]:
+    """Blocks of rows, and where they start."""
     rows = max(1, BLOCK // z.shape[1])
-    return (z[start : start + rows] for start in range(0, len(z), rows))
+    return ((start, z[start : start + rows]) for start in range(0, len(z), rows))
 
 
 @checked(_check_run)
@@ -403,29 +428,34 @@ def normalized_batch_perceptron(z: Array, max_iterations: int) -> PerceptronRun:
 
 
 def _correct(z: Array, max_iterations: int, divisor: Callable[[int, int], int]) -> PerceptronRun:
-    n, theta = len(z), _start(z, None)
-    accuracies: list[Any] = []
+    theta = _start(z, None)
+    n_wrong: list[int] = []
     while True:
-        n_wrong, total = _wrong_sum(theta, z)
-        accuracies.append((n - n_wrong) / n)
-        t = len(accuracies) - 1
-        if not n_wrong or t == max_iterations:
-            return PerceptronRun(theta, t, not n_wrong, _accuracies(accuracies, z))
-        theta = theta + total / divisor(t, n_wrong)
+        count, total = _wrong_sum(theta, z)
+        t = len(n_wrong)
+        n_wrong.append(count)
+        if not count or t == max_iterations:
+            return PerceptronRun(theta, t, not count, _accuracies(n_wrong, z))
+        theta = theta + total / divisor(t, count)
 
 
 def _wrong_sum(theta: Array, z: Array) -> tuple[int, Array]:
-    r"""$|S|$ and $\sum_{i\in S}z_i$."""
-    parts = []
-    for rows in _row_blocks(z):
-        wrong = np.asarray(rows @ theta <= 0, dtype=bool)
-        parts.append((int(np.count_nonzero(wrong)), rows[wrong].sum(axis=0)))
-    counts, sums = zip(*parts, strict=True)
-    return sum(counts), sum(sums)
+    r"""$|S|$ and $\sum_{i\in S}z_i$: the data are read once."""
+    count = 0
+    total: Any = 0
+    for _, rows in _row_blocks(z):
+        wrong = np.asarray(_products(rows, theta) <= 0, dtype=bool)
+        here = int(np.count_nonzero(wrong))
+        count += here
+        # Few rows are quicker copied than multiplied by 0 and 1.
+        if here < len(rows) / 8:
+            rows, wrong = rows[wrong], wrong[wrong]
+        total = total + wrong.astype(np.int8).astype(rows.dtype) @ rows
+    return count, total
 
 
-def _accuracies(values: list[Any], z: Array) -> Array:
-    return np.array(values, dtype=np.float64 if z.dtype == object else z.dtype)
+def _accuracies(n_wrong: list[int], z: Array) -> Array:
+    return 1 - np.array(n_wrong, dtype=np.float64 if z.dtype == object else z.dtype) / len(z)
 
 
 def _check_perceptron(
@@ -461,16 +491,15 @@ def perceptron(
 
     Source: Section 5.
     """
-    n, theta = len(z), _start(z, None)
-    accuracies: list[Any] = []
+    theta = _start(z, None)
+    n_wrong: list[int] = []
     while True:
-        margins = z @ theta
+        margins = _products(z, theta)
         wrong = np.asarray(margins <= 0, dtype=bool)
-        n_wrong = int(np.count_nonzero(wrong))
-        accuracies.append((n - n_wrong) / n)
-        t = len(accuracies) - 1
-        if not n_wrong or t == max_iterations:
-            return PerceptronRun(theta, t, not n_wrong, _accuracies(accuracies, z))
+        t = len(n_wrong)
+        n_wrong.append(int(np.count_nonzero(wrong)))
+        if not n_wrong[t] or t == max_iterations:
+            return PerceptronRun(theta, t, not n_wrong[t], _accuracies(n_wrong, z))
         theta = theta + z[_select(margins, wrong, selection, rng)]
 
 
