@@ -32,7 +32,7 @@ from refimpl.dynamics.large_step_logistic import (
     sample_margins,
     worst_case_dataset,
 )
-from refimpl.oracle.specs.dynamics.large_step_logistic import separable_sets
+from refimpl.oracle.specs.dynamics.large_step_logistic.setting import separable_sets
 from refimpl.primitives.numbers import Array
 from refimpl.tasks.classification import signed_features
 

@@ -156,7 +156,7 @@ def proportional_to_samples(batch: Callable[[Array, int], Any] = batch_perceptro
 
 
 @figure(
-    "large_step_logistic/F4",
+    "large_step_logistic/F2",
     title="Iterations on the worst case against the number of samples",
     caption="LR+GD and the batch perceptron take about 3 n/10 iterations, the perceptron and the normalized batch "
     "perceptron 2 whatever n is.",
@@ -214,7 +214,7 @@ def table(n_samples: int = 1000) -> Evidence:
 
 
 @figure(
-    "large_step_logistic/F6",
+    "large_step_logistic/F3",
     title="Iterations on the worst case of 1000 samples against the step size",
     caption="Normalized LR+GD falls to 2 iterations as the step grows, as its bound says; LR+GD falls to 3 n/10 and "
     "stays there; it is drawn from 1 on.",

@@ -78,7 +78,7 @@ CAPTION = "Digits 3 against 8. "
 
 
 @figure(
-    "large_step_logistic/F1",
+    "large_step_logistic/F4",
     title="Accuracy of LR+GD for steps of all sizes",
     caption=CAPTION + "The curves for step sizes from 100 on follow the batch perceptron and are the first to reach 1.",
     answers_to="Figures 1 to 3, accuracy",
@@ -91,7 +91,7 @@ def accuracy_figure(rng: np.random.Generator) -> Figure:
 
 
 @figure(
-    "large_step_logistic/F2",
+    "large_step_logistic/F5",
     title="Loss of LR+GD for steps of all sizes",
     caption=CAPTION + "The larger the step, the larger the loss and its oscillations, up to the last iterate that is "
     "wrong about a sample, where the curves end.",
@@ -109,7 +109,7 @@ def loss_figure(rng: np.random.Generator) -> Figure:
 
 
 @figure(
-    "large_step_logistic/F3",
+    "large_step_logistic/F6",
     title="Gradient norm of LR+GD for steps of all sizes",
     caption=CAPTION
     + "It does not fall with the distance to a separator either: with large steps it oscillates to the end.",

@@ -23,7 +23,7 @@ from refimpl.dynamics.large_step_logistic import (
     radius,
     sample_margins,
 )
-from refimpl.oracle.specs.dynamics.large_step_logistic import separable_sets
+from refimpl.oracle.specs.dynamics.large_step_logistic.setting import separable_sets
 from refimpl.primitives.numbers import Array
 
 Weights = Callable[[Array, int], Array]
@@ -121,7 +121,7 @@ def large_steps_are_a_perceptron(
 
 
 @figure(
-    "large_step_logistic/F5",
+    "large_step_logistic/F1",
     title="How far LR+GD is from the batch perceptron",
     caption="Digits 3 against 8, first 72 steps. The gap falls slowly until the step size exceeds one over the "
     "smallest margin of the run, 1.4e-4, and then to roundoff.",

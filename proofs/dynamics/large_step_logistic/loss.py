@@ -19,7 +19,9 @@ from refimpl.dynamics.large_step_logistic import (
     sample_margins,
     smoothness,
 )
-from refimpl.oracle.specs.dynamics.large_step_logistic import points, separable_sets
+from refimpl.oracle.specs.dynamics.large_step_logistic.loss import points
+from refimpl.oracle.specs.dynamics.large_step_logistic.setting import separable_sets
+from refimpl.primitives.activations import sigmoid
 from refimpl.primitives.numbers import Array
 
 Function = Callable[[Array, Array], Array]
@@ -31,7 +33,7 @@ def of_the_sum(theta: Array, z: Array) -> Array:
 
 def of_the_squared_probability(theta: Array, z: Array) -> Array:
     """The weights $p$ in place of $p(1-p)$."""
-    p = 1 / (1 + np.vectorize(sympy.exp if theta.dtype == object else np.exp)(sample_margins(theta, z)))
+    p = sigmoid(-sample_margins(theta, z))
     return np.asarray(np.swapaxes(z, -1, -2) @ (p[..., :, None] * z) / len(z))
 
 

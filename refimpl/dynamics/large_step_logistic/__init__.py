@@ -24,8 +24,9 @@ $T$                                         ``n_iterations``: updates from $\the
 weights of $z_i$ in a step                  ``lr_gd_weights``, ... for each of five algorithms     ``(..., n)``
 ==========================================  =====================================================  ==================
 
-The parts: :mod:`.loss`, :mod:`.algorithms` (LR+GD, normalized LR+GD and three perceptrons), :mod:`.bounds` (margin and
-numbers of iterations), :mod:`.examples` (the data sets of Theorems 4.1 and 5.1). Data come from
+The parts: :mod:`.loss`, :mod:`.weights` (what a step of LR+GD, of normalized LR+GD and of three perceptrons is),
+:mod:`.algorithms` (the runs of these five, until all samples are right), :mod:`.bounds` (margin and numbers of
+iterations), :mod:`.examples` (the data sets of Theorems 4.1 and 5.1). Data come from
 :mod:`refimpl.tasks.classification`.
 """
 
@@ -33,17 +34,11 @@ from refimpl.dynamics.large_step_logistic.algorithms import (
     DescentRun,
     PerceptronRun,
     batch_perceptron,
-    batch_perceptron_weights,
     generalized_perceptron_step,
-    iterates,
     lr_gd,
-    lr_gd_weights,
     normalized_batch_perceptron,
-    normalized_batch_perceptron_weights,
     normalized_lr_gd,
-    normalized_lr_gd_weights,
     perceptron,
-    perceptron_weights,
 )
 from refimpl.dynamics.large_step_logistic.bounds import (
     Margin,
@@ -70,6 +65,14 @@ from refimpl.dynamics.large_step_logistic.loss import (
     normalized_margin,
     sample_margins,
     smoothness,
+)
+from refimpl.dynamics.large_step_logistic.weights import (
+    batch_perceptron_weights,
+    iterates,
+    lr_gd_weights,
+    normalized_batch_perceptron_weights,
+    normalized_lr_gd_weights,
+    perceptron_weights,
 )
 
 __all__ = [

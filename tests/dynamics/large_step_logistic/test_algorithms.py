@@ -29,7 +29,7 @@ from refimpl.dynamics.large_step_logistic import (
     sample_margins,
     worst_case_dataset,
 )
-from refimpl.oracle.specs.dynamics.large_step_logistic import separable_sets
+from refimpl.oracle.specs.dynamics.large_step_logistic.setting import separable_sets
 from refimpl.tasks.classification import sample_separable_data, signed_features
 
 Array = np.ndarray[Any, Any]
@@ -101,6 +101,13 @@ def test_float32_is_kept(name: str) -> None:
     arrays = [value for value in found if isinstance(value, np.ndarray)]
     assert {array.dtype for array in arrays} == {np.dtype(np.float32)}
     assert iterates(z, weights, 3).dtype == np.float32
+
+
+def test_a_numpy_step_size_promotes_nothing() -> None:
+    z, margins = separable(gap=0.5).astype(np.float32), np.ones(3, dtype=np.float32)
+    for run, weights in ((lr_gd, lr_gd_weights), (normalized_lr_gd, normalized_lr_gd_weights)):
+        assert run(z, np.float64(0.1), 50).theta.dtype == np.float32
+        assert weights(margins, np.float64(0.1)).dtype == np.float32
 
 
 def test_a_run_gives_up_at_the_largest_number_of_iterations() -> None:

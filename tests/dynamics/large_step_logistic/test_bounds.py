@@ -28,7 +28,8 @@ from refimpl.dynamics.large_step_logistic import (
     worst_case_iterations,
 )
 from refimpl.oracle.spec import Arguments
-from refimpl.oracle.specs.dynamics.large_step_logistic import points, separable_sets
+from refimpl.oracle.specs.dynamics.large_step_logistic.loss import points
+from refimpl.oracle.specs.dynamics.large_step_logistic.setting import separable_sets
 from refimpl.tasks.classification import digit_pair, signed_features
 
 Array = np.ndarray[Any, Any]

@@ -1,0 +1,1 @@
+"""What the paper offers to be compared with."""
