@@ -38,7 +38,8 @@ def svg(figure: Figure) -> str:
         panels = len(matrices) + bool(curves)
         columns = panels if panels < 4 else 2  # more beside each other are too small to read
         rows = -(-panels // columns)
-        canvas = pyplot.figure(figsize=(max(6.4, 3.4 * columns), 4.0 * rows), layout="constrained")
+        width = max(8.4 if _legend_outside(curves) else 6.4, 3.4 * columns)
+        canvas = pyplot.figure(figsize=(width, 4.0 * rows), layout="constrained")
         axes = [canvas.add_subplot(rows, columns, 1 + index) for index in range(panels)]
         if curves:
             _curves(axes.pop(0), figure, curves)
@@ -49,6 +50,10 @@ def svg(figure: Figure) -> str:
         canvas.savefig(text, format="svg", metadata={"Date": None})
         pyplot.close(canvas)
     return text.getvalue()
+
+
+def _legend_outside(curves: list[Series]) -> bool:
+    return len(curves) > 4  # inside, so long a legend would cover some of them
 
 
 def _curves(axis: pyplot.Axes, figure: Figure, curves: list[Series]) -> None:
@@ -74,10 +79,10 @@ def _curves(axis: pyplot.Axes, figure: Figure, curves: list[Series]) -> None:
     for scale, one in ((figure.x_scale, axis.xaxis), (figure.y_scale, axis.yaxis)):
         low, high = sorted(one.get_view_interval())
         if scale == "log" and high < 100 * low:  # powers of ten alone would leave one label or none
-            one.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            one.set_major_locator(LogLocator(subs=(1, 2, 5)) if high > 8 * low else MaxNLocator(6))
             one.set_major_formatter("{x:g}")
             one.set_minor_formatter(NullFormatter())
-    if len(curves) > 6:
+    if _legend_outside(curves):
         axis.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
     elif len(curves) > 1 or curves[0].title:
         axis.legend(fontsize=8, frameon=False)

@@ -270,8 +270,8 @@ def rules_figure(rng: np.random.Generator) -> Figure:
                 [float(scale_learning_rate(2 / base**0.5, sizes[0], size, "sqrt")) for size in early],
             ),
         ),
-        x_label="batch size B",
-        y_label="largest stable learning rate",
+        x_label="batch size $B$",
+        y_label=r"largest stable learning rate $\eta$",
         x_scale="log",
         y_scale="log",
     )

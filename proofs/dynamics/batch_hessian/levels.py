@@ -334,8 +334,8 @@ def largest_eigenvalue_figure(rng: np.random.Generator) -> Figure:
             Series("all the data", sizes, [digits.lambda_max] * len(sizes)),
             Series("independent entries", sizes, (digits.lambda_max + independent_entries() * noise).tolist()),
         ),
-        x_label="batch size B",
-        y_label="largest eigenvalue",
+        x_label="batch size $B$",
+        y_label=r"largest eigenvalue $\lambda_1'$",
         x_scale="log",
         y_scale="log",
     )
@@ -371,7 +371,7 @@ def spectrum_figure(rng: np.random.Generator) -> Figure:
     for title, nodes, weights in curves:
         bumps = np.exp(-(((grid[:, None] - nodes) / width) ** 2) / 2) / (width * (2 * np.pi) ** 0.5)
         series.append(Series(title, grid.tolist(), np.maximum(bumps @ weights, 1e-6).tolist()))
-    return Figure(tuple(series), x_label="eigenvalue", y_label="density", y_scale="log")
+    return Figure(tuple(series), x_label=r"eigenvalue $\lambda$", y_label="density", y_scale="log")
 
 
 @figure(
@@ -422,8 +422,8 @@ def excess_figure(rng: np.random.Generator) -> Figure:
             ),
             Series("second order, c/b", noise.tolist(), (predicted_excess() * noise).tolist()),
         ),
-        x_label="1/b",
-        y_label="excess over all the data",
+        x_label=r"$1/\mathfrak{b}$",
+        y_label=r"excess $\lambda_1'-\lambda_1$ over all the data",
         x_scale="log",
         y_scale="log",
     )

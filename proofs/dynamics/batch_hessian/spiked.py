@@ -386,8 +386,8 @@ def additive_figure(rng: np.random.Generator) -> Figure:
             Series("the theorem", grid.tolist(), additive_top(grid).tolist()),
             Series("without noise", grid.tolist(), grid.tolist()),
         ),
-        x_label="largest eigenvalue of the full data, over s",
-        y_label="that of the batch, over s",
+        x_label=r"$\lambda_1/s$, largest eigenvalue of all the data",
+        y_label=r"$\lambda_1'/s$, that of the batch",
     )
 
 
@@ -413,7 +413,7 @@ def overlap_figure(rng: np.random.Generator) -> Figure:
             ),
             Series("the theorem", grid.tolist(), eigenvector_overlap(grid, 1, 1.0, 1).tolist()),
         ),
-        x_label="largest eigenvalue of the full data, over s",
+        x_label=r"$\lambda_1/s$, largest eigenvalue of all the data",
         y_label="squared overlap",
     )
 
@@ -442,8 +442,8 @@ def multiplicative_figure(rng: np.random.Generator) -> Figure:
             Series("the edge alone", grid, [float(multiplicative_edge(1000, b)) for b in grid]),
             Series("all the data", grid, [6.0] * len(grid)),
         ),
-        x_label="batch size B",
-        y_label="largest eigenvalue",
+        x_label="batch size $B$",
+        y_label=r"largest eigenvalue $\lambda_1'$",
         x_scale="log",
         y_scale="log",
     )

@@ -156,7 +156,11 @@ def usable_rates_figure(rng: np.random.Generator) -> Figure:
             Series(f"slope {power:g}", sizes[:4], [float(rates[0] * (size / 2) ** power) for size in sizes[:4]])
         )
     return Figure(
-        tuple(parts), x_label="batch size B", y_label="largest usable learning rate", x_scale="log", y_scale="log"
+        tuple(parts),
+        x_label="batch size $B$",
+        y_label=r"largest usable learning rate $\eta$",
+        x_scale="log",
+        y_scale="log",
     )
 
 

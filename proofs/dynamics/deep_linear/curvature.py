@@ -214,7 +214,7 @@ def steps_figure(rng: np.random.Generator) -> Figure:
             Series("its limit", (2, 300), (limit, limit)),
             Series("exact solution at a fixed rate", CHAIN_DEPTHS, fixed),
         ),
-        x_label="matrices n",
+        x_label="matrices $n$",
         y_label="steps",
         x_scale="log",
         y_scale="log",
@@ -233,8 +233,8 @@ def rates_figure(rng: np.random.Generator) -> Figure:
         tuple(
             Series(f"s = {s}", depths, [float(optimal_learning_rate(s, n)) for n in depths]) for s in (0.5, 1.5, 4.0)
         ),
-        x_label="matrices n",
-        y_label="learning rate",
+        x_label="matrices $n$",
+        y_label=r"learning rate $\alpha_{opt}$",
         x_scale="log",
         y_scale="log",
     )

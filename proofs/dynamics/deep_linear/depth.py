@@ -131,7 +131,7 @@ def depth_figure(rng: np.random.Generator) -> Figure:
     for title, draw in (("orthogonal", orthogonal_init), ("Gaussian", scaled_gaussian_init)):
         counts = [float(fewest_steps(network(draw, n, rng), task)) for n in depths]
         parts.append(Series(title, depths, counts, "points"))
-    return Figure(tuple(parts), x_label="matrices n", y_label="steps", x_scale="log", y_scale="log")
+    return Figure(tuple(parts), x_label="matrices $n$", y_label="steps", x_scale="log", y_scale="log")
 
 
 # --- pretraining ---

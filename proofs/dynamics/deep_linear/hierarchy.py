@@ -155,4 +155,4 @@ def strengths_figure(rng: np.random.Generator) -> Figure:
             Series(f"mode {mode}, linear network", kept[::4].tolist(), linear[kept[::4], mode - 1].tolist(), "points"),
             Series(f"mode {mode}, tanh network", kept.tolist(), saturating[kept, mode - 1].tolist(), "steps"),
         ]
-    return Figure(tuple(parts), x_label="step", y_label="mode strength")
+    return Figure(tuple(parts), x_label="step", y_label="mode strength $u$")

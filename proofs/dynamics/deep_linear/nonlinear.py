@@ -147,6 +147,6 @@ def jacobian_figure(rng: np.random.Generator) -> Figure:
             histogram(f"gain {gain}", np.log10(np.linalg.svd(jacobian(x, weights, gain), compute_uv=False)), edges)
             for gain in (0.9, 1.0, 1.05, 1.1)
         ),
-        x_label="log10 of the singular value",
+        x_label=r"$\log_{10}$ of the singular value",
         y_label="density",
     )

@@ -278,14 +278,18 @@ def over_seeds(values: Array) -> list[float]:
 
 def sharpness_series(runs: dict[str, Any], rates: Array) -> Figure:
     x = rates.tolist()
-    measures = (("trace", "Tr G"), ("frobenius", "|G|_F"), ("operator_norm", "largest eigenvalue"))
+    measures = (
+        ("trace", r"$\mathrm{Tr}\,G$"),
+        ("frobenius", r"$\Vert G\Vert_F$"),
+        ("operator_norm", r"$\lambda_1(G)$"),
+    )
     curves = [
         Series(f"{name}: {title}", x, over_seeds(getattr(found.sharpness, measure)))
         for name, found in runs.items()
         for measure, title in measures
     ]
     bound = Series("2 / learning rate", x, (2 / rates).tolist())
-    return Figure((*curves, bound), "learning rate", "sharpness", "log", "log")
+    return Figure((*curves, bound), r"learning rate $\eta$", "sharpness", "log", "log")
 
 
 @figure(
@@ -310,7 +314,7 @@ def diagonal_sharpness_figure(rng: np.random.Generator) -> Figure:
 def diagonal_test_figure(rng: np.random.Generator) -> Figure:
     runs = diagonal_runs(rng)
     curves = [Series(name, DIAGONAL_RATES.tolist(), over_seeds(found.test_error)) for name, found in runs.items()]
-    return Figure(tuple(curves), "learning rate", "population error", "log", "log")
+    return Figure(tuple(curves), r"learning rate $\eta$", "population error", "log", "log")
 
 
 @figure(
@@ -329,7 +333,11 @@ def balance_figure(rng: np.random.Generator) -> Figure:
         found = run_balancing_experiment(settings, ratios, 3, rate, steps, rng, method)
         curves.append(Series(name, ratios, over_seeds(found.after)))
     return Figure(
-        (*curves, Series("unchanged", ratios, ratios)), "ratio before training", "ratio after training", "log", "log"
+        (*curves, Series("unchanged", ratios, ratios)),
+        r"balance ratio $r(\theta)$ before training",
+        "after training",
+        "log",
+        "log",
     )
 
 
@@ -358,4 +366,6 @@ def stable_rate_figure(rng: np.random.Generator) -> Figure:
     for name, found in relu_runs(rng).items():
         stable = [[float(critical_learning_rate(jacobian)) for jacobian in runs] for runs in found.jacobian]
         curves.append(Series(name, x, over_seeds(np.array(stable)), "points"))
-    return Figure((*curves, Series("equal", x, x)), "learning rate", "largest stable rate", "log", "log")
+    return Figure(
+        (*curves, Series("equal", x, x)), r"learning rate $\eta$", r"largest stable rate $\eta^*$", "log", "log"
+    )

@@ -464,10 +464,10 @@ def amplification(rng: np.random.Generator) -> Figure:
     for shift in (0.03, 0.1, 0.4):
         gradients = rng.standard_normal((1000, 20)) + shift
         alpha = float(coherence(gradients))
-        parts.append(Series(f"alpha = {alpha:.3f}", sizes, [float(minibatch_coherence(alpha, b)) for b in sizes]))
+        parts.append(Series(f"$\\alpha$ = {alpha:.3f}", sizes, [float(minibatch_coherence(alpha, b)) for b in sizes]))
         drawn = [coherence(gradients[rng.integers(1000, size=(2000, b))].mean(axis=1)) for b in sizes]
-        parts.append(Series(f"drawn, alpha = {alpha:.3f}", sizes, [float(one) for one in drawn], "points"))
-    return Figure(tuple(parts), "batch size b", "coherence", x_scale="log")
+        parts.append(Series(f"drawn, $\\alpha$ = {alpha:.3f}", sizes, [float(one) for one in drawn], "points"))
+    return Figure(tuple(parts), "batch size $b$", r"coherence $\alpha_b$", x_scale="log")
 
 
 @figure(
@@ -493,6 +493,6 @@ def by_layer(rng: np.random.Generator) -> Figure:
             Series("share of the squared norms", places, found.weights.tolist(), "points"),
             Series("coherence of all", places, [whole] * len(places)),
         ),
-        "block of parameters",
-        "coherence, share",
+        "block of parameters $k$",
+        r"coherence $\alpha^{(k)}$, share $\pi_k$",
     )

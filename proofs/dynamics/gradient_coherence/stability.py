@@ -262,7 +262,7 @@ def recursion(rng: np.random.Generator) -> Figure:
     named = {"distance": distances, "convex recursion": convex, "recursion": bounds}
     return Figure(
         tuple(Series(name, steps, values[0].tolist()) for name, values in named.items()),
-        "step t",
+        "step $t$",
         "distance",
         "linear",
         "log",
@@ -284,4 +284,4 @@ def gap_against_samples(rng: np.random.Generator) -> Figure:
     )
     bounds = Series("bound", sizes, [float(one.bounds.mean()) for one in found])
     convex = Series("convex bound", sizes, [float(one.convex_bounds.mean()) for one in found])
-    return Figure((gap, convex, bounds), "examples m", "loss", "log", "log")
+    return Figure((gap, convex, bounds), "examples $m$", "loss", "log", "log")

@@ -144,7 +144,7 @@ def coherence_curves(rng: np.random.Generator) -> Figure:
     named = {"real labels": 0.0, "random labels": 1.0}
     parts = [Series(name, epochs, coherences(rng, redrawn, epochs, 1)[0].tolist()) for name, redrawn in named.items()]
     one = Series("orthogonal gradients", [0, 200], [1, 1])
-    return Figure((*parts, one), "epoch", "m-coherence", y_scale="log")
+    return Figure((*parts, one), "epoch", r"m-coherence $m\alpha$", y_scale="log")
 
 
 @figure(
@@ -180,6 +180,6 @@ def final_accuracies(rng: np.random.Generator) -> Figure:
             Series(name, levels, [float(getattr(run, name)[-20:].mean()) for run in runs], "points")
             for name in Accuracies._fields
         ),
-        "level c",
+        "level $c$",
         "accuracy, mean of the last 20 epochs",
     )

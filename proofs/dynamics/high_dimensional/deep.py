@@ -214,6 +214,6 @@ def deep_figure(rng: np.random.Generator) -> Figure:
             for n in DEPTHS
         ),
         x_label="step",
-        y_label="test error",
+        y_label="test error $E_g$",
         x_scale="log",
     )

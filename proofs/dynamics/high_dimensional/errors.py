@@ -423,7 +423,7 @@ def double_descent_figure(rng: np.random.Generator) -> Figure:
     return Figure(
         tuple(Series(title, loads.tolist(), values) for title, values in curves.items()),
         x_label=r"load $\alpha=P/N$",
-        y_label="test error over the noise variance",
+        y_label=r"test error $E_g/\sigma_\epsilon^2$",
         x_scale="log",
         y_scale="log",
     )
@@ -437,7 +437,7 @@ def double_descent_figure(rng: np.random.Generator) -> Figure:
     answers_to="the figure of the effect of initialization",
 )
 def initial_figure(rng: np.random.Generator) -> Figure:
-    loads = [load for load in np.linspace(0.05, 3, 60) if abs(load - 1) > 0.02]
+    loads = [*(1 - np.geomspace(0.95, 0.005, 30)), *(1 + np.geomspace(0.005, 2, 30))]  # it diverges at 1
     return Figure(
         tuple(
             Series(
@@ -448,6 +448,6 @@ def initial_figure(rng: np.random.Generator) -> Figure:
             for init in (0.0, 0.5, 2.0)
         ),
         x_label=r"load $\alpha=P/N$",
-        y_label="test error at the end",
+        y_label=r"test error $E_g(\infty)$",
         y_scale="log",
     )

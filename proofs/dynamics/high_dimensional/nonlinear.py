@@ -255,7 +255,7 @@ def random_feature_figure(rng: np.random.Generator) -> Figure:
     }
     return Figure(
         tuple(Series(title, list(widths), values.tolist()) for title, values in named.items()),
-        x_label="hidden units",
+        x_label="hidden units $N_h$",
         y_label="error, distance, eigenvalue",
         x_scale="log",
         y_scale="log",
@@ -276,7 +276,7 @@ def bound_figure(rng: np.random.Generator) -> Figure:
             Series("norm of the weights", list(WIDTHS), found.naive.tolist()),
             Series("distance trained", list(WIDTHS), found.moved.tolist()),
         ),
-        x_label="hidden units",
+        x_label="hidden units $N_h$",
         y_label="bound",
         x_scale="log",
         y_scale="log",
@@ -378,8 +378,8 @@ def trained_figure(rng: np.random.Generator) -> Figure:
             Series("first layer fixed, by width", list(TRAINED_WIDTHS), [float(one) for one in fixed]),
             Series("100 units, by 100 times the initial scale", [100 * s for s in SCALES], [float(s) for s in scaled]),
         ),
-        x_label="hidden units, or 100 times the scale",
-        y_label="test error",
+        x_label="hidden units $N_h$, or 100 times the scale",
+        y_label="test error $E_g$",
         x_scale="log",
         y_scale="log",
     )

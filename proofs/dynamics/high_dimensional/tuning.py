@@ -290,7 +290,7 @@ def stopping_figure(rng: np.random.Generator) -> Figure:
         asymptote = np.log(large * low / 8**0.5) / low if low > 0 else (1 + 2**0.5) / 4 * large
         parts.append(Series(f"asymptote, load {load:g}", large.tolist(), asymptote.tolist(), "points"))
     return Figure(
-        tuple(parts), x_label="ratio of signal to noise", y_label=r"$t_{opt}/\tau$", x_scale="log", y_scale="log"
+        tuple(parts), x_label="ratio of signal to noise, SNR", y_label=r"$t_{opt}/\tau$", x_scale="log", y_scale="log"
     )
 
 
@@ -313,7 +313,7 @@ def ridge_figure(rng: np.random.Generator) -> Figure:
             ),
         ),
         x_label=r"penalty $\gamma$, or $\tau/t$",
-        y_label="test error over the noise variance",
+        y_label=r"test error $E_g/\sigma_\epsilon^2$",
         x_scale="log",
         y_scale="log",
     )

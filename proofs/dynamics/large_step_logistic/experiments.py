@@ -87,7 +87,7 @@ def accuracy_figure(rng: np.random.Generator) -> Figure:
     path = _perceptron_path()
     right = np.mean(sample_margins(path, digits()) > 0, axis=1)
     limit = Series("batch perceptron", [float(t) for t in range(len(path))], right.tolist(), "points")
-    return Figure((*_curves("accuracies"), limit), x_label="iteration", y_label="accuracy")
+    return Figure((*_curves("accuracies"), limit), x_label="iteration $t$", y_label="accuracy")
 
 
 @figure(
@@ -105,7 +105,9 @@ def loss_figure(rng: np.random.Generator) -> Figure:
         logistic_loss(path, digits()).tolist(),
         "points",
     )
-    return Figure((*_curves("losses", -1), limit), x_label="iteration", y_label="loss", y_scale="log")
+    return Figure(
+        (*_curves("losses", -1), limit), x_label="iteration $t$", y_label=r"loss $f(\theta_t)$", y_scale="log"
+    )
 
 
 @figure(
@@ -120,7 +122,10 @@ def gradient_figure(rng: np.random.Generator) -> Figure:
     norms = np.linalg.norm(logistic_gradient(path, digits()), axis=1)
     limit = Series("batch perceptron, times 10^5", [float(t) for t in range(len(path))], norms.tolist(), "points")
     return Figure(
-        (*_curves("gradient_norms", -1), limit), x_label="iteration", y_label="norm of the gradient", y_scale="log"
+        (*_curves("gradient_norms", -1), limit),
+        x_label="iteration $t$",
+        y_label=r"$\Vert\nabla f(\theta_t)\Vert$",
+        y_scale="log",
     )
 
 
@@ -172,8 +177,8 @@ def scatter_figure(rng: np.random.Generator) -> Figure:
                 "points",
             ),
         ),
-        x_label="loss at step 10",
-        y_label="iterations to go",
+        x_label=r"loss $f(\theta_{10})$",
+        y_label="iterations to go, $T-10$",
         x_scale="log",
         y_scale="log",
     )
@@ -250,8 +255,8 @@ def imbalance_figure(rng: np.random.Generator) -> Figure:
             Series(name, [float(n) for n in numbers], [float(mean[i]) for mean in means])
             for i, name in enumerate(("normalized batch perceptron", "batch perceptron"))
         ),
-        x_label="eights",
-        y_label="iterations",
+        x_label="images of eights",
+        y_label="iterations $T$",
         x_scale="log",
     )
 

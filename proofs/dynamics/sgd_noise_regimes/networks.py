@@ -244,7 +244,13 @@ def change_figure(rng: np.random.Generator) -> Figure:
         )
         for n_samples in SIZES
     ]
-    return Figure(tuple(parts), x_label="temperature", y_label="relative weight change", x_scale="log", y_scale="log")
+    return Figure(
+        tuple(parts),
+        x_label="temperature $T$",
+        y_label=r"relative weight change $\Delta w$",
+        x_scale="log",
+        y_scale="log",
+    )
 
 
 @figure(

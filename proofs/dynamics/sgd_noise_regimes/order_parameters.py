@@ -125,15 +125,21 @@ def ratio_figure(rng: np.random.Generator) -> Figure:
     times, parts = np.geomspace(0.3, 1e5, 60), []
     for chi in (0.0, 1.0, 2.0):
         found = order_parameter_flow(1.0, chi, 0.0, times, 0.0, 1.0)
-        parts.append(Series(f"flow, chi = {chi:g}", times.tolist(), (found.signal / found.noise).tolist()))
+        parts.append(Series(f"flow, $\\chi$ = {chi:g}", times.tolist(), (found.signal / found.noise).tolist()))
         runs = simulate_order_parameters(12, 256, 1.0, 8, chi, 0.0, TIMES, 0.0, 1.0, rng)
         means = (runs.signal / runs.noise).mean(axis=1)
-        parts.append(Series(f"SGD, chi = {chi:g}", TIMES.tolist(), means.tolist(), "points"))
+        parts.append(Series(f"SGD, $\\chi$ = {chi:g}", TIMES.tolist(), means.tolist(), "points"))
         late = times[times > 10]
         parts.append(
-            Series(f"late times, chi = {chi:g}", late.tolist(), late_time_overlap_ratio(late, 1.0, chi).tolist())
+            Series(f"late times, $\\chi$ = {chi:g}", late.tolist(), late_time_overlap_ratio(late, 1.0, chi).tolist())
         )
-    return Figure(tuple(parts), x_label="rescaled time", y_label="signal over noise", x_scale="log", y_scale="log")
+    return Figure(
+        tuple(parts),
+        x_label=r"rescaled time $\tau$",
+        y_label=r"signal over noise, $\lambda=m/q$",
+        x_scale="log",
+        y_scale="log",
+    )
 
 
 @figure(
@@ -152,4 +158,10 @@ def noise_figure(rng: np.random.Generator) -> Figure:
         )
         for heat in (0.1, 0.4, 1.0, 4.0)
     ]
-    return Figure(tuple(parts), x_label="rescaled time", y_label="noise over T", x_scale="log", y_scale="log")
+    return Figure(
+        tuple(parts),
+        x_label=r"rescaled time $\tau$",
+        y_label="noise over temperature, $q/T$",
+        x_scale="log",
+        y_scale="log",
+    )

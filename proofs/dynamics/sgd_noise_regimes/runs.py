@@ -213,11 +213,13 @@ def size_figure(rng: np.random.Generator) -> Figure:
     parts = []
     for chi, sizes in ((0.0, (128, 256, 512, 1024)), (1.0, (256, 1024, 4096)), (3.0, (256, 1024, 4096))):
         found = trained(sizes, 64, chi, 1.0, 0.0, 6, rng)
-        parts.append(Series(f"signal, chi = {chi:g}", list(sizes), found.signal.mean(axis=1).tolist()))
-        parts.append(Series(f"noise, chi = {chi:g}", list(sizes), found.noise.mean(axis=1).tolist(), "points"))
+        parts.append(Series(f"signal, $\\chi$ = {chi:g}", list(sizes), found.signal.mean(axis=1).tolist()))
+        parts.append(Series(f"noise, $\\chi$ = {chi:g}", list(sizes), found.noise.mean(axis=1).tolist(), "points"))
         line = found.signal[0].mean() * (np.array(sizes) / sizes[0]) ** perceptron_exponents(chi).gamma
-        parts.append(Series(f"slope 1/(1 + chi), chi = {chi:g}", list(sizes), line.tolist()))
-    return Figure(tuple(parts), x_label="samples", y_label="weights", x_scale="log", y_scale="log")
+        parts.append(Series(f"slope $1/(1+\\chi)$, $\\chi$ = {chi:g}", list(sizes), line.tolist()))
+    return Figure(
+        tuple(parts), x_label="samples $P$", y_label="signal $m$ and noise $q$ at the end", x_scale="log", y_scale="log"
+    )
 
 
 @figure(
@@ -242,4 +244,6 @@ def temperature_figure(rng: np.random.Generator) -> Figure:
         )
         for margin in (1.0, 0.0)
     ]
-    return Figure(tuple(parts), x_label="temperature", y_label="signal weight", x_scale="log", y_scale="log")
+    return Figure(
+        tuple(parts), x_label="temperature $T$", y_label="signal $m$ at the end", x_scale="log", y_scale="log"
+    )
