@@ -108,6 +108,7 @@ def test_every_text_of_a_paper_converts(paper: Paper) -> None:
     claims, figures, found = ledger.claims([paper]), ledger.figures([paper]), parts(paper)
     pieces = [mathml(one.statement, display=True) for one in claims]
     pieces += [inline(text) for one in claims for text in (one.title, one.erratum or "")]
+    pieces += [text for one in claims for text in (one.source, one.scope)]  # shown as they are, in a terminal too
     pieces += [inline(text) for one in figures for text in (one.title, one.caption, one.answers_to)]
     pieces += [document(one.docstring) for part in found for one in (part, *part.constructions)]
     for piece in pieces:

@@ -200,7 +200,7 @@ def exponent_of_one_layer_less(n_hidden: int) -> float:
 @claim(
     "sgd_noise_regimes/S15",
     title="In the feature regime the largest temperature that trains is a power of the scale, by depth",
-    source=r"Phase diagram, $T_{opt}\sim\alpha^k$",
+    source="Phase diagram, T_opt ~ alpha^k",
     statement=r"T_{max}\sim\alpha^{\frac{D-1}{D+1}}",
     method="experiment",
     scope="parity of digits, P = 200, 1 to 3 hidden layers of 64, batches of 4, scales 10^-5 to 10^-3, rates on a grid "

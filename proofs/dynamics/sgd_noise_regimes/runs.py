@@ -100,7 +100,7 @@ def fixed_margin(factor: float) -> float:
 @claim(
     "sgd_noise_regimes/S7",
     title="Without a margin weights and training time are exactly proportional to the learning rate",
-    source=r"The perceptron, $\delta=1$",
+    source="The perceptron, delta = 1",
     statement=r"\kappa=0,\ w_0=0:\quad w(t;c\eta)=c\,w(t;\eta),\quad t^*(c\eta)=c\,t^*(\eta)",
     method="symbolic",
     scope="every learning rate, as a symbol, on exact data of 12 points in 4 dimensions; 3 data sets of 200 points in "

@@ -63,7 +63,7 @@ def larger_exponent(weights: Any, learning_rate: Any, alpha: Any, n_hidden: Any)
 @claim(
     "sgd_noise_regimes/S10",
     title="In the feature regime a change of scale is a change of the learning rate, exactly",
-    source=r"The feature regime, $T_{opt}\sim\alpha^k$; the symmetry is derived",
+    source="The feature regime, T_opt ~ alpha^k; the symmetry is derived",
     statement=r"u=\alpha^{\frac1{D+1}}w,\ \eta_u=\eta\,\alpha^{-\frac{D-1}{D+1}}:\quad F_w=F_u/\alpha,\ "
     r"u_{t+1}=u_t-\eta_u\nabla L_1(u_t)",
     method="symbolic",
