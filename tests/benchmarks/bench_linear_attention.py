@@ -5,7 +5,8 @@ Run ``python tests/benchmarks/bench_linear_attention.py`` (extra ``bench``); it 
 1. Loss and all gradients at the paper's sizes (10 inputs, 10 context points, batch 2048), one thread each, in one
    process that goes round all candidates again and again, so that whatever else the machine does meets all of them.
    Each library computes the step in several ways: the whole layer on all tokens, as the authors do, and, as here,
-   only the query's prediction (per task or batched, in two memory layouts, summed in either order).
+   only the query's prediction (per task or batched, in two memory layouts, summed in either order). The goals are
+   held against the step as most users would write it, and against the fastest of all these.
 2. The same step against the number of context points: time and peak memory are linear in it.
 3. The cold start: CPU time from the start of a process to the end of its first step.
 """
@@ -38,6 +39,7 @@ from refimpl.tasks.linear_regression import sample_linear_tasks
 
 INPUTS, CONTEXT, BATCH = 10, 10, 2048
 SIZE = INPUTS + 1
+AS_WRITTEN = {"JAX": "JAX, per task", "PyTorch": "PyTorch, batched"}  # the step as most users of the library write it
 GOALS = {"float32": {"JAX": 2.0, "PyTorch": 4.0}, "float64": {"JAX": 1.5, "PyTorch": 3.0}}
 COLD_START_GOAL = 8.0
 
@@ -210,8 +212,10 @@ def bench_step(rounds: int) -> None:
         for name, microseconds in times.items():
             print(f"  {name:32s} {microseconds:9.0f} us {microseconds / times['refimpl']:7.2f} x")
         for library, goal in GOALS[dtype].items():
-            ratio = min(times[name] for name in times if name.startswith(library)) / times["refimpl"]
-            print(f"  fastest of {library:22s} {ratio:19.2f} x  (goal {goal})")
+            fastest = min((name for name in times if name.startswith(library)), key=lambda name: times[name])
+            for what, name in (("as written", AS_WRITTEN[library]), ("fastest of all", fastest)):
+                ratio = times[name] / times["refimpl"]
+                print(f"  {f'{what}: {name}':44s} {ratio:8.2f} x  (goal {goal}{', missed' if ratio < goal else ''})")
 
 
 def bench_context() -> None:
