@@ -45,6 +45,13 @@ def changed(arguments: Arguments, **leaves: Any) -> Arguments:
     return arguments | {"net": arguments["net"]._replace(**leaves)}
 
 
+EXAMPLES_TWICE = Relation(
+    "every example twice",
+    lambda a: a | {"x": np.concatenate([a["x"]] * 2, axis=-2), "y": np.concatenate([a["y"]] * 2, axis=-1)},
+    unchanged,
+)
+
+
 # --- ReLU networks ---
 
 
@@ -281,17 +288,7 @@ register(
                 _reversed_units,
                 lambda output, a: ReluNet(output.a[..., ::-1], output.w[..., ::-1, :]),
             ),
-            Relation(
-                "every example twice",
-                lambda a: (
-                    a
-                    | {
-                        "x": np.concatenate([a["x"]] * 2, axis=-2),
-                        "y": np.concatenate([a["y"]] * 2, axis=-1),
-                    }
-                ),
-                unchanged,
-            ),
+            EXAMPLES_TWICE,
         ),
         mistakes={("normalisation", "the sum over examples, not the mean"): _sum_relu_step},
     )
@@ -486,17 +483,7 @@ register(
         },
         relations=(
             Relation("layers exchanged", _exchanged, lambda output, a: DiagonalNet(output.b, output.a)),
-            Relation(
-                "every example twice",
-                lambda a: (
-                    a
-                    | {
-                        "x": np.concatenate([a["x"]] * 2, axis=-2),
-                        "y": np.concatenate([a["y"]] * 2, axis=-1),
-                    }
-                ),
-                unchanged,
-            ),
+            EXAMPLES_TWICE,
         ),
         mistakes={("order of operations", "the second layer updated by the new first one"): _sequential},
     )
