@@ -71,10 +71,8 @@ def _is_finite(array: Array) -> bool:
     """Whether every entry is finite: that of a sum of squares says so, at the speed of memory, unless it overflows."""
     array = array.view(np.ndarray)  # a subclass may have slower arithmetic of its own
     if array.dtype.char in "fd" and array.flags.c_contiguous:
-        flat = array.reshape(-1)
-        with np.errstate(over="ignore", invalid="ignore"):
-            if math.isfinite(np.dot(flat, flat)):
-                return True
+        if math.isfinite(np.vdot(array, array)):  # unlike np.dot it gives no warning of an overflow
+            return True
     return bool(np.all(np.isfinite(array)))
 
 

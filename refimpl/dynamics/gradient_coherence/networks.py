@@ -63,7 +63,7 @@ def gradient_matrix(layers: Layers, x: Array, labels: Array) -> Array:
     start = 0
     for layer, h, delta in zip(layers, passes.inputs, passes.deltas, strict=True):
         end = start + layer.weight.size
-        np.multiply(delta[:, :, None], h[:, None, :], out=matrix[:, start:end].reshape(len(x), *layer.weight.shape))
+        np.einsum("ni,nj->nij", delta, h, out=matrix[:, start:end].reshape(len(x), *layer.weight.shape))
         if layer.bias is not None:
             start, end = end, end + layer.bias.size
             matrix[:, start:end] = delta
@@ -85,13 +85,17 @@ def _passes(layers: Layers, x: Array, labels: Array) -> _Pass:
         z = _affine(inputs[-1], layer)
     deltas = [CROSS_ENTROPY.gradient(z, labels)]
     for index in range(len(layers) - 1, 0, -1):
-        deltas.append((deltas[-1] @ layers[index].weight) * unit_step(inputs[index]))
+        delta = deltas[-1] @ layers[index].weight
+        delta *= unit_step(inputs[index])
+        deltas.append(delta)
     return _Pass(inputs, deltas[::-1])
 
 
 def _affine(h: Array, layer: Linear) -> Array:
     z = h @ transpose(layer.weight)
-    return z if layer.bias is None else z + layer.bias
+    if layer.bias is not None:
+        z += layer.bias
+    return z
 
 
 def _total_gradient(layers: Layers, passes: _Pass) -> Array:
@@ -180,7 +184,9 @@ Rule = Callable[[Any, Layers, Array, Array], tuple[Array | None, Any]]
 
 
 def _mean_gradient(layers: Layers, x: Array, labels: Array) -> Array:
-    return _total_gradient(layers, _passes(layers, x, labels)) / len(x)
+    gradient = _total_gradient(layers, _passes(layers, x, labels))
+    gradient /= len(x)
+    return gradient
 
 
 def batch_rule(state: Any, layers: Layers, x: Array, labels: Array) -> tuple[Array | None, Any]:

@@ -15,7 +15,7 @@ import numpy as np
 
 from refimpl.primitives.activations import sigmoid, softplus
 from refimpl.primitives.checks import check_array, check_integer, check_number, check_shapes, checked
-from refimpl.primitives.numbers import Array, sqrt, transpose
+from refimpl.primitives.numbers import Array, exp, sqrt, transpose
 
 
 def _check_in(name: str, values: Array, low: float, high: float) -> None:
@@ -264,10 +264,18 @@ def logistic_descent(x: Array, y: Array, learning_rates: Array) -> Array:
     check_shapes(learning_rates=(learning_rates, "n_steps"))
     _check_in("learning_rates", learning_rates, 0, np.inf)
     labelled = y[..., None] * x
+    columns = transpose(labelled)
     weights = np.zeros((*sizes["..."], 1, sizes["d"]), dtype=x.dtype)
     trajectory = [weights]
     for rate in learning_rates:
-        doubts = sigmoid.unchecked(-(weights @ transpose(labelled)))
-        weights = weights + (doubts @ labelled) * (rate / sizes["n"])
+        weights = weights + (rate / sizes["n"] / _one_plus_exp(weights @ columns)) @ labelled
         trajectory.append(weights)
     return np.stack(trajectory)[..., 0, :]
+
+
+def _one_plus_exp(margins: Array) -> Array:
+    """The inverse of ``sigmoid(-margins)``; infinite, which is as good, from where the exponential overflows."""
+    with np.errstate(over="ignore"):
+        inverse = exp(margins)
+    inverse += 1
+    return inverse
