@@ -70,9 +70,9 @@ def check_array(name: str, value: Any) -> Array:
 def _is_finite(array: Array) -> bool:
     """Whether every entry is finite: that of a sum of squares says so, at the speed of memory, unless it overflows."""
     array = array.view(np.ndarray)  # a subclass may have slower arithmetic of its own
-    if array.dtype.char in "fd" and array.flags.c_contiguous:
-        if math.isfinite(np.vdot(array, array)):  # unlike np.dot it gives no warning of an overflow
-            return True
+    # Unlike np.dot, np.vdot gives no warning of an overflow.
+    if array.dtype.char in "fd" and array.flags.c_contiguous and math.isfinite(np.vdot(array, array)):
+        return True
     return bool(np.all(np.isfinite(array)))
 
 
