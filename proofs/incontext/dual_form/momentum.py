@@ -92,7 +92,7 @@ def kernel_of_momentum(rng: np.random.Generator) -> Figure:
     ages = list(range(13))
     kernels = {eta: momentum_kernel(13, eta, np.ones(1))[0].tolist() for eta in (0.1, 0.3, 0.5)}
     return Figure(
-        tuple(Series(f"eta = {eta}", ages, weights, "points") for eta, weights in kernels.items()),
+        tuple(Series(f"$\\eta$ = {eta}", ages, weights, "points") for eta, weights in kernels.items()),
         x_label="tokens ago",
         y_label="weight",
     )

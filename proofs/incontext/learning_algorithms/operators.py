@@ -422,7 +422,7 @@ def primitive_errors(rng: np.random.Generator) -> Figure:
             Series("div against 1/N", steps.tolist(), by_div, "points"),
             Series("slope 2", steps[12:].tolist(), slope),
         ),
-        "epsilon, 1/N",
+        r"$\epsilon$; $1/N$",
         "largest error",
         "log",
         "log",

@@ -380,4 +380,4 @@ def distance_from_least_squares(rng: np.random.Generator) -> Figure:
         for name, one in predictors.items()
     ]
     parts.append(curve("least squares against the truth", (reference - tasks.y[:, 1:]) ** 2 / d))
-    return Figure(tuple(parts), "examples n", "SPD / d")
+    return Figure(tuple(parts), "examples $n$", "SPD / d")

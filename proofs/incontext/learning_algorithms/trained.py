@@ -286,7 +286,7 @@ def phases_by_steps(rng: np.random.Generator) -> Figure:
             Series("ridge(0.1)", counts, curves[:, 1].tolist()),
             Series("least squares", counts, curves[:, 2].tolist()),
         ),
-        "gradient steps k",
+        "gradient steps $k$",
         "mean squared distance of the weights",
         "log",
         "log",
@@ -307,7 +307,7 @@ def distance_of_the_learner(rng: np.random.Generator) -> Figure:
     differences = squared_differences(rng, learner, predictors | {"least squares": linear_predictor(ols_weights)})
     counts = list(range(1, N_POINTS))
     parts = tuple(Series(name, counts, values.mean(axis=0).tolist()) for name, values in differences.items())
-    return Figure(parts, "examples n", "SPD / d", y_scale="log")
+    return Figure(parts, "examples $n$", "SPD / d", y_scale="log")
 
 
 @figure(

@@ -341,8 +341,8 @@ def eigenvalue_map_curves(rng: np.random.Generator) -> Figure:
         gamma = float(fit_gd_plus_plus(eigenvalues, 2, n_context, start).gammas[0])
         grid = np.linspace(0, 1 / gamma, 101)
         after = gd_plus_plus_eigenvalue_map(grid, gamma)
-        curves.append(Series(f"N = {n_context}, gamma = {gamma:.3f}", grid.tolist(), after.tolist()))
-    return Figure(tuple(curves), "eigenvalue of XX'", "eigenvalue after one layer")
+        curves.append(Series(f"$N$ = {n_context}, $\\gamma$ = {gamma:.3f}", grid.tolist(), after.tolist()))
+    return Figure(tuple(curves), r"eigenvalue of $XX^\top$", "eigenvalue after one layer")
 
 
 @figure(
@@ -366,4 +366,4 @@ def loss_against_depth(rng: np.random.Generator) -> Figure:
         for plain in (True, False)
         for tied in (True, False)
     ]
-    return Figure(tuple(curves), "layers K", "half mean squared error", y_scale="log")
+    return Figure(tuple(curves), "layers $K$", "half mean squared error", y_scale="log")

@@ -178,20 +178,20 @@ def excess_against_context(rng: np.random.Generator) -> Figure:
     parts = []
     for noise_std in (0.0, 0.5, 1.0):
         excess = [optimal_loss(n_inputs, n, noise_std) - noise_std**2 for n in contexts]
-        parts.append(Series(f"one step, sigma = {noise_std}", [n / n_inputs for n in contexts], excess))
+        parts.append(Series(f"one step, $\\sigma$ = {noise_std}", [n / n_inputs for n in contexts], excess))
         if noise_std:
             bayes = [np.mean(bayes_risk_monte_carlo(n_inputs, n, noise_std, 2000, rng)) for n in contexts]
             values = [float(risk) - noise_std**2 for risk in bayes]
-            parts.append(Series(f"Bayes, sigma = {noise_std}", [n / n_inputs for n in contexts], values))
+            parts.append(Series(f"Bayes, $\\sigma$ = {noise_std}", [n / n_inputs for n in contexts], values))
         at = contexts[2::3]
         found = [mean_interval(risk_of_one_step(n_inputs, n, noise_std, 20_000, rng)) for n in at]
         parts.append(
             Series(
-                f"sampled, sigma = {noise_std}",
+                f"sampled, $\\sigma$ = {noise_std}",
                 [n / n_inputs for n in at],
                 [one.estimate - noise_std**2 for one in found],
                 "points",
                 [one.high - one.estimate for one in found],
             )
         )
-    return Figure(tuple(parts), "context points per input n/d", "loss minus noise", "log", "log")
+    return Figure(tuple(parts), "context points per input $n/d$", r"loss minus noise, $L-\sigma^2$", "log", "log")

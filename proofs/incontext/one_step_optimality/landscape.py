@@ -224,5 +224,5 @@ def where_descent_ends(rng: np.random.Generator) -> Figure:
             train_on_population_loss(random_weights(sizes[0], 0.1, rng), *sizes[1:]).loss - least for _ in range(60)
         ]
         counts, _ = np.histogram(gaps, edges)
-        parts.append(Series(f"(d, n, sigma) = {sizes}", centres.tolist(), counts.tolist(), "steps"))
+        parts.append(Series(f"$(d, n, \\sigma)$ = {sizes}", centres.tolist(), counts.tolist(), "steps"))
     return Figure(tuple(parts), "gap to the global minimum", "runs of 60")

@@ -256,4 +256,4 @@ def rates_against_context(rng: np.random.Generator) -> Figure:
             ratios.append(found.estimate)
             spreads.append(found.high - found.estimate)
         parts.append(Series(f"{name}, sampled", sampled, ratios, "points", spreads))
-    return Figure(tuple(parts), "context points n", "best rate", "log", "linear")
+    return Figure(tuple(parts), "context points $n$", "best rate", "log", "linear")

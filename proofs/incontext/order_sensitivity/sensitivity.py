@@ -544,6 +544,6 @@ def sensitivity_by_rate(rng: np.random.Generator) -> Figure:
         found = [regression_sensitivity(data, float(rate), 1, 1, "sgd") for rate in rates]
         parts += [
             Series(f"draw {draw + 1}", rates.tolist(), found, "points"),
-            Series(f"c eta^2, draw {draw + 1}", rates.tolist(), (c * rates**2).tolist()),
+            Series(f"$c\\,\\eta^2$, draw {draw + 1}", rates.tolist(), (c * rates**2).tolist()),
         ]
     return Figure(tuple(parts), r"$\eta$", "Sen", x_scale="log", y_scale="log")
