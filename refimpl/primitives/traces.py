@@ -24,6 +24,9 @@ def inner(x: Array, y: Array) -> Array:
     ValueError
         If blocks leave a number on the diagonal of $x^\top y$.
     """
+    if x.dtype == y.dtype != object:
+        flat = np.vecdot(x.reshape(*x.shape[:-2], -1), y.reshape(*y.shape[:-2], -1))
+        return np.asanyarray(flat)[..., None, None]
     if not (has_blocks(x) or has_blocks(y)):
         return np.asanyarray((x * y).sum(axis=(-2, -1), keepdims=True))
     product, trace = transpose(x) @ y, trace_symbol()

@@ -263,8 +263,11 @@ def gradient_steps(weights: Weights, sigma_11: Array, sigma_31: Array, learning_
     keep_freed_memory()
     current = list(weights)
     while True:
-        slopes = gradients.unchecked(current, sigma_11, sigma_31)
-        current = [weight - learning_rate * slope for weight, slope in zip(current, slopes, strict=True)]
+        steps = gradients.unchecked(current, sigma_11, sigma_31)
+        for step, weight in zip(steps, current, strict=True):  # in place: nobody else holds the gradients
+            step *= -learning_rate
+            step += weight
+        current = steps
         yield current
 
 

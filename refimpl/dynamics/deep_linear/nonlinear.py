@@ -106,12 +106,8 @@ def jacobian(x: Array, weights: Sequence[Array], gain: Any) -> Array:
     product: Any = None
     for weight in weights:
         seen = tanh(x)
-        slope = gain * (1 - seen * seen)
-        if product is None:
-            product = weight * slope[..., None, :]
-        else:
-            product *= slope[..., :, None]  # rows of what is there, in place, in place of columns of the weights
-            product = weight @ product
+        factor = weight * (gain * (1 - seen * seen))[..., None, :]
+        product = factor if product is None else factor @ product
         x = gain * _apply(weight, seen)
     return np.asanyarray(product)
 
@@ -151,7 +147,8 @@ def variance_map(q: Any, gain: Any) -> Array:
     density = exp(-z * z / 2)
     density[0] = density[0] / 2  # an even integrand: the nodes above 0 stand for those below
     seen = tanh(sqrt(q)[..., None] * z)
-    return np.asanyarray(gain * gain * ((seen * seen) @ density) / density.sum())
+    seen *= seen
+    return np.asanyarray(gain * gain * (seen @ density) / density.sum())
 
 
 def fixed_point_variance(gain: float) -> float:
