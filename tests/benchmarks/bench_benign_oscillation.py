@@ -1,7 +1,8 @@
 """Steps of SGD on the patch network, its loss and gradient, and steps of the map beside jitted JAX, in float64.
 
 ``python -m tests.benchmarks.bench_benign_oscillation``. The runs are the experiment's: 14 networks at once, 500 steps,
-which JAX scans. To reach: never slower by more than a tenth.
+which JAX scans. To reach: never slower by more than a tenth. The map does not reach it: ten calls of NumPy a step on
+arrays of 1000 numbers, each half a microsecond or more, where JAX has one loop of two.
 """
 
 import sys
@@ -50,12 +51,12 @@ def main() -> int:
     strong, gain = rng.uniform(0.1, 0.9, size=(2, 1000))
     arguments = tuple(map(jnp.asarray, (weights, data.patches, data.labels)))
     trained = jax.jit(jax.vmap(train))
-    graded = jax.jit(jax.vmap(jax.value_and_grad(loss)))
+    graded = jax.jit(jax.vmap(jax.value_and_grad(loss, (0, 1))))
     iterated = jax.jit(errors)
 
     def ours():  # type: ignore[no-untyped-def]
         value, pull = loss_vjp.unchecked(weights, data.patches, data.labels)
-        return value, pull(np.ones_like(value))[0]
+        return value, pull(np.ones_like(value))
 
     given = tuple(map(jnp.asarray, (strong, strong / 100, gain)))
     cases = {
@@ -63,7 +64,10 @@ def main() -> int:
             lambda: train_sgd.unchecked(weights, data.patches, data.labels, 0.5, indices)[0],
             lambda: trained(*arguments, jnp.asarray(indices)).block_until_ready(),
         ),
-        "loss and gradient on 40 samples, 14 networks": (ours, lambda: jax.block_until_ready(graded(*arguments))),
+        "loss, its gradient in weights and in 40 samples, 14 networks": (
+            ours,
+            lambda: jax.block_until_ready(graded(*arguments)),
+        ),
         "1000 steps of the map, 1000 starts": (
             lambda: two_feature_errors.unchecked(strong, strong / 100, gain, gain / 4, 1000)[0],
             lambda: iterated(*given).block_until_ready(),
@@ -75,7 +79,7 @@ def main() -> int:
         for a, b in zip(jax.tree.leaves(mine()), jax.tree.leaves(theirs()), strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-8, atol=1e-10)
         ratios.append(compare(name, mine, theirs))
-    print(f"slowest: {min(ratios):.2f} of JAX's speed; to reach: 0.91")
+    print(f"slowest: {min(ratios):.2f} of JAX's speed; faster in {sum(r > 1 for r in ratios)} of {len(ratios)}")
     return 0 if min(ratios) >= 1 / 1.1 else 1
 
 

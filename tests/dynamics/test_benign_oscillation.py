@@ -145,6 +145,18 @@ def test_runs_do_not_touch_each_other(rng: np.random.Generator) -> None:
         np.testing.assert_allclose(error, errors[run], rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.parametrize("dim", [14, 15, 40])
+def test_training_is_steps_one_by_one_with_few_patches_or_many(dim: int, rng: np.random.Generator) -> None:
+    data = sample_feature_noise_data(5, dim, 0.5, 1.0, 0.3, 0.8, rng, (2,))
+    weights, indices = initial_weights(3, dim, 0.3, rng, (2,)), rng.integers(5, size=(2, 20))
+    trained, errors = train_sgd(weights, data.patches, data.labels, 0.5, indices)
+    for step, chosen in enumerate(indices.T):
+        x, label = data.patches[[0, 1], chosen], data.labels[[0, 1], chosen]
+        weights, error = sgd_step(weights, x, label, 0.5)
+        np.testing.assert_allclose(errors[:, step], error, rtol=1e-10, atol=1e-12)
+    np.testing.assert_allclose(trained, weights, rtol=1e-10, atol=1e-13)
+
+
 def test_a_run_that_diverges_leaves_the_others_alone(rng: np.random.Generator) -> None:
     data = sample_feature_noise_data(5, 8, 1, 1.0, 0.3, 0.8, rng, (2,))
     weights = initial_weights(3, 8, 0.3, rng, (2,))

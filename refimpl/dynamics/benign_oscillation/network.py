@@ -303,12 +303,44 @@ def train_sgd(weights: Array, x: Array, labels: Array, learning_rate: Any, indic
     flat = weights.reshape(-1, *weights.shape[-3:])
     samples, targets = x.reshape(-1, *x.shape[-3:]), labels.reshape(-1, labels.shape[-1])
     order = np.asanyarray(indices).reshape(len(flat), -1)
-    errors = np.empty(order.shape, dtype=weights.dtype)
-    runs = np.arange(len(flat))
+    train = _train_by_products if x.shape[-3] * x.shape[-2] <= x.shape[-1] else _train
     with np.errstate(over="ignore", invalid="ignore"):
-        for step in range(order.shape[1]):
-            chosen = order[:, step]
-            flat, errors[:, step] = sgd_step.unchecked(
-                flat, samples[runs, chosen], targets[runs, chosen], learning_rate
-            )
+        flat, errors = train(flat, samples, targets, learning_rate, order)
     return flat.reshape(weights.shape), errors.reshape(*batch, -1)
+
+
+def _train(weights: Array, x: Array, labels: Array, learning_rate: Any, order: Array) -> tuple[Array, Array]:
+    errors = np.empty(order.shape, dtype=weights.dtype)
+    runs = np.arange(len(order))
+    for step, chosen in enumerate(order.T):
+        weights, errors[:, step] = sgd_step.unchecked(weights, x[runs, chosen], labels[runs, chosen], learning_rate)
+    return weights, errors
+
+
+def _train_by_products(
+    weights: Array, x: Array, labels: Array, learning_rate: Any, order: Array
+) -> tuple[Array, Array]:
+    """The same, where there are fewer patches than dimensions.
+
+    Filters move along patches only. So a step needs their scores on all patches, which move by inner products of
+    patches, and notes how much of each patch it adds.
+    """
+    n_runs, n, n_patches, d = x.shape
+    runs, columns = np.arange(n_runs), x.reshape(n_runs, n * n_patches, d)
+    products = (columns @ transpose(columns)).reshape(n_runs, n, n_patches, n * n_patches)
+    scores = _scores(weights, x)
+    of_sample = scores.reshape(n_runs, -1, n, n_patches)
+    added = np.zeros((n_runs, n, scores.shape[-2], n_patches), dtype=weights.dtype)
+    signs = _signs(scores)[:, 0] / weights.shape[-2]
+    errors = np.empty(order.shape, dtype=weights.dtype)
+    for step, chosen in enumerate(order.T):
+        label = labels[runs, chosen]
+        active = positive_part(of_sample[runs, :, chosen])
+        output = np.vecdot(active, active) @ signs
+        gains = (label - output) * (2 * learning_rate)
+        moves = (gains[:, None] * signs)[..., None] * active
+        scores += moves @ products[runs, chosen]
+        added[runs, chosen] += moves
+        errors[:, step] = 1 - label * output
+    total = np.moveaxis(added, 1, 2).reshape(scores.shape) @ columns
+    return weights + total.reshape(weights.shape), errors
