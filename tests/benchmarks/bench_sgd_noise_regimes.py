@@ -17,7 +17,6 @@ from refimpl.dynamics.sgd_noise_regimes import (
     event_driven_perceptron,
     initial_network,
     linearised_outputs,
-    network_outputs,
     network_outputs_vjp,
     perceptron_data,
     sgd_hinge,
@@ -80,6 +79,20 @@ def network_step(weights, x, y, start, rate, margin):  # type: ignore[no-untyped
         return jnp.maximum(margin - y * (outputs(x, weights) - start), 0).mean()
 
     return jax.tree.map(lambda w, g: w - rate * g, weights, jax.grad(loss)(weights))
+
+
+def network_run(x, y, weights, batches, rate, margin):  # type: ignore[no-untyped-def]
+    """All steps, and how many points are unfitted after every 20 of them."""
+    start = outputs(x, weights)
+
+    def step(weights, chosen):  # type: ignore[no-untyped-def]
+        return network_step(weights, x[chosen], y[chosen], start[chosen], rate, margin), None
+
+    def steps(weights, chosen):  # type: ignore[no-untyped-def]
+        weights = jax.lax.scan(step, weights, chosen)[0]
+        return weights, (y * (outputs(x, weights) - start) < margin).sum()
+
+    return jax.lax.scan(steps, weights, batches.reshape(-1, 20, batches.shape[-1]))
 
 
 def students(ratio, chi):  # type: ignore[no-untyped-def]
@@ -152,25 +165,23 @@ def main() -> int:
         )
     )
 
-    images, labels = rng.standard_normal((600, 64)), np.where(rng.standard_normal(600) > 0, 1, -1)
-    start = initial_network(64, 64, 2, rng)
-    batches = rng.integers(600, size=(200, 4))
-    before, step = network_outputs(images, start), jax.jit(network_step)
-    pieces = [tuple(jnp.asarray(a[rows]) for a in (images, 1.0 * labels, before)) for rows in batches]
-
-    def theirs():  # type: ignore[no-untyped-def]
-        weights = [jnp.asarray(w) for w in start]
-        for batch in pieces:
-            weights = step(weights, *batch, 0.8, 0.01)
-        return jax.block_until_ready(weights)
+    images, labels = rng.standard_normal((10, 600, 64)), np.where(rng.standard_normal((10, 600)) > 0, 1.0, -1)
+    starts = [
+        np.stack(matrices) for matrices in zip(*(initial_network(64, 64, 2, rng) for _ in range(10)), strict=True)
+    ]
+    batches = rng.integers(600, size=(200, 10, 4))
+    train = jax.jit(jax.vmap(network_run, in_axes=(0, 0, 0, 1, None, None)))
+    given = jax.tree.map(jnp.asarray, (images, labels, starts, batches))
 
     def mine():  # type: ignore[no-untyped-def]
-        return train_network(images, labels, start, 0.8, 4, 0.01, None, 200, 200, batches).weights
+        return train_network(images, labels, starts, 0.8, 4, 0.01, None, 200, 20, batches).weights
 
-    for a, b in zip(mine(), theirs(), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-8, atol=1e-10)
-    ratios.append(compare("200 steps of a network 64-64-64-1, batches of 4", mine, theirs))
+    for a, b in zip(mine(), train(*given, 0.8, 0.01)[0], strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-7, atol=1e-9)
+    name = "200 steps of 10 networks of two layers of 64, batches of 4"
+    ratios.append(compare(name, mine, lambda g=given: jax.block_until_ready(train(*g, 0.8, 0.01))))
 
+    images, start = images[0], [matrix[0] for matrix in starts]
     cotangent = rng.standard_normal(600)
     pull = jax.jit(lambda x, w, c: jax.vjp(outputs, x, w)[1](c))
     weights = [jnp.asarray(w) for w in start]
@@ -178,18 +189,21 @@ def main() -> int:
     given = (jnp.asarray(images), weights, jnp.asarray(cotangent))
     ratios.append(
         compare(
-            "its gradient at 600 points",
+            "gradient of one at 600 points",
             lambda: network_outputs_vjp(images, start)[1](cotangent),
             lambda: jax.block_until_ready(pull(*given)),
         )
     )
-    tangent = jax.jit(lambda x, w, v: jax.jvp(lambda w: outputs(x, w), (w,), (v,))[1])
-    np.testing.assert_allclose(linearised_outputs(images, start, start), tangent(images, weights, weights))
+    images, starts = rng.standard_normal((6, 300, 64)), [matrix[:6] for matrix in starts]
+    directions = [rng.standard_normal(matrix.shape) for matrix in starts]
+    tangent = jax.jit(jax.vmap(lambda x, w, v: jax.jvp(lambda w: outputs(x, w), (w,), (v,))[1]))
+    given = jax.tree.map(jnp.asarray, (images, starts, directions))
+    np.testing.assert_allclose(linearised_outputs(images, starts, directions), tangent(*given))
     ratios.append(
         compare(
-            "its tangent at 600 points",
-            lambda: linearised_outputs(images, start, start),
-            lambda: jax.block_until_ready(tangent(given[0], weights, weights)),
+            "tangents of 6 at 300 points",
+            lambda: linearised_outputs(images, starts, directions),
+            lambda: jax.block_until_ready(tangent(*given)),
         )
     )
 
@@ -205,7 +219,10 @@ def main() -> int:
             lambda: jax.block_until_ready(closed(given_ratio, 1.5)),
         )
     )
-    print(f"slowest: {min(ratios):.2f} of JAX's speed; to reach: 0.91")
+    print(
+        f"slowest: {min(ratios):.2f} of JAX's speed, to reach 0.91; "
+        f"faster in {sum(ratio > 1 for ratio in ratios)} of {len(ratios)}"
+    )
     return 0 if min(ratios) >= 1 / 1.1 else 1
 
 

@@ -38,6 +38,13 @@ def parity(n_samples: int, rng: np.random.Generator) -> Parity:
     return Parity(images[train], labels[train], images[test], labels[test])
 
 
+def seeds(n_seeds: int, n_samples: int, n_hidden: int, rng: np.random.Generator) -> tuple[Parity, list[Array]]:
+    """A data set and a network of each, stacked."""
+    drawn = [(parity(n_samples, rng), initial_network(64, WIDTH, n_hidden, rng)) for _ in range(n_seeds)]
+    data, starts = zip(*drawn, strict=True)
+    return Parity(*map(np.stack, zip(*data, strict=True))), [np.stack(same) for same in zip(*starts, strict=True)]
+
+
 class Trained(NamedTuple):
     """Means over seeds."""
 
@@ -55,12 +62,10 @@ def trained(
     check_every: int = 20,
 ) -> Trained:
     """Networks of two hidden layers to zero loss."""
-    found = []
-    for _ in range(n_seeds):
-        data, start = parity(n_samples, rng), initial_network(64, WIDTH, 2, rng)
-        run = train_network(data.x, data.y, start, learning_rate, batch_size, 1 / alpha, rng, 20000, check_every)
-        found.append((relative_weight_change(run.weights, start), run.time if run.converged else np.nan))
-    return Trained(*(float(mean) for mean in np.mean(found, axis=0)))
+    data, starts = seeds(n_seeds, n_samples, 2, rng)
+    run = train_network(data.x, data.y, starts, learning_rate, batch_size, 1 / alpha, rng, 20000, check_every)
+    times = np.where(run.converged, run.time, np.nan)
+    return Trained(float(relative_weight_change(run.weights, starts).mean()), float(times.mean()))
 
 
 def slope(x: Any, y: Any) -> float:
@@ -137,14 +142,11 @@ def constant_rate(alpha: float) -> float:
 def lazy_limit(rng: np.random.Generator, rate: Callable[[float], float] = rate_over_scale) -> Evidence:
     gaps, scales = [], (10.0, 100.0, 1000.0, 10000.0)
     for alpha in scales:
-        found = []
-        for _ in range(6):
-            data, start = parity(300, rng), initial_network(64, WIDTH, 2, rng)
-            run = train_network(data.x, data.y, start, rate(alpha), 4, 1 / alpha, rng, 200, 200)
-            moved = network_outputs(data.x, run.weights) - network_outputs(data.x, start)
-            displacement = [after - before for after, before in zip(run.weights, start, strict=True)]
-            found.append(np.abs(alpha * (moved - linearised_outputs(data.x, start, displacement))))
-        gaps.append(np.concatenate(found))
+        data, starts = seeds(6, 300, 2, rng)
+        run = train_network(data.x, data.y, starts, rate(alpha), 4, 1 / alpha, rng, 200, 200)
+        moved = network_outputs(data.x, run.weights) - network_outputs(data.x, starts)
+        displacement = [after - before for after, before in zip(run.weights, starts, strict=True)]
+        gaps.append(np.abs(alpha * (moved - linearised_outputs(data.x, starts, displacement))))
     squares = [float(np.mean(gap**2) ** 0.5) for gap in gaps]
     medians = [float(np.median(gap)) for gap in gaps]
     crossed = [float(np.mean(gap > 0.01)) for gap in gaps[1:]]
@@ -166,12 +168,9 @@ SCALES = (1e-5, 1e-4, 1e-3)
 
 def reaches_zero_loss(alpha: float, learning_rate: float, n_hidden: int, rng: np.random.Generator) -> bool:
     """At least three of five seeds, within 4000 steps."""
-    good = 0
-    for _ in range(5):
-        data, start = parity(200, rng), initial_network(64, WIDTH, n_hidden, rng)
-        run = train_network(data.x, data.y, start, learning_rate, 4, 1 / alpha, rng, 4000, 50)
-        good += run.converged
-    return good >= 3
+    data, starts = seeds(5, 200, n_hidden, rng)
+    run = train_network(data.x, data.y, starts, learning_rate, 4, 1 / alpha, rng, 4000, 50)
+    return int(run.converged.sum()) >= 3
 
 
 def largest_rate(alpha: float, n_hidden: int, rng: np.random.Generator, low: int, high: int) -> float:
@@ -268,16 +267,12 @@ def phase_figure(rng: np.random.Generator) -> Figure:
     errors = np.empty((len(rates), len(scales)))
     for column, alpha in enumerate(scales):
         for row, rate in enumerate(rates):
-            found = []
-            for _ in range(2):
-                data, start = parity(300, rng), initial_network(64, WIDTH, 2, rng)
-                run = train_network(data.x, data.y, start, float(rate), 4, float(1 / alpha), rng, 4000, 50)
-                if run.converged:
-                    moved = network_outputs(data.x_test, run.weights) - network_outputs(data.x_test, start)
-                    found.append(100 * float(np.mean(data.y_test * moved <= 0)))
-                else:
-                    found.append(50.0)
-            errors[row, column] = np.mean(found)
+            data, starts = seeds(2, 300, 2, rng)
+            run = train_network(data.x, data.y, starts, float(rate), 4, float(1 / alpha), rng, 4000, 50)
+            with np.errstate(over="ignore", invalid="ignore"):  # of a run that diverged
+                moved = network_outputs.unchecked(data.x_test, run.weights) - network_outputs(data.x_test, starts)
+            wrong = 100 * np.mean(data.y_test * moved <= 0, axis=-1)
+            errors[row, column] = np.where(run.converged, wrong, 50).mean()
     return Figure(
         (
             Matrix(

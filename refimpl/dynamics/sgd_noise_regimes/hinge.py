@@ -12,12 +12,12 @@ from refimpl.primitives.numbers import Array, constant, positive_part, sqrt, uni
 # --- the loss ---
 
 
-def check_labels(labels: Any, n_samples: int) -> None:
-    """Raise ``ValueError`` unless they are that many signs."""
-    if not hasattr(labels, "dtype") or labels.shape != (n_samples,):
-        shape = getattr(labels, "shape", type(labels).__name__)
-        raise ValueError(f"labels: expected an array of shape ({n_samples},), got {shape}")
-    wrong = [entry for entry in labels if entry not in (-1, 1)]
+def check_labels(labels: Any, *shape: int) -> None:
+    """Raise ``ValueError`` unless they are signs of this shape."""
+    if not hasattr(labels, "dtype") or labels.shape != shape:
+        found = getattr(labels, "shape", type(labels).__name__)
+        raise ValueError(f"labels: expected an array of shape {shape}, got {found}")
+    wrong = [entry for entry in labels.ravel() if entry not in (-1, 1)]
     if wrong:
         raise ValueError(f"labels: expected signs -1 and 1, got {wrong[0]}")
 
@@ -280,7 +280,7 @@ def sgd_hinge(
     agreements = np.zeros_like(signed[:, 0])
     moved: list[int] = []
     active = np.ones(n_samples, dtype=bool)
-    blocks = batch_blocks(n_samples, batch_size, rng, batches)
+    blocks = batch_blocks(n_samples, (batch_size,), rng, batches)
     rows = next(blocks, np.empty((0, batch_size), dtype=int))[:max_steps]
     # How many points were left, and for how many steps.
     left, waited = n_samples, 0
@@ -333,20 +333,21 @@ class _GramRows(dict[int, Array]):
 
 
 def batch_blocks(
-    n_samples: int, batch_size: int, rng: np.random.Generator | None, batches: Iterable[Array] | None
+    n_samples: int, shape: tuple[int, ...], rng: np.random.Generator | None, batches: Iterable[Array] | None
 ) -> Iterator[Array]:
-    """Arrays of batches in rows: the given ones, checked, or the generator's without end."""
+    """Arrays of batches of this shape in rows: the given ones, checked, or the generator's without end."""
     if batches is None:
         assert rng is not None
         while True:
-            yield rng.integers(n_samples, size=(1024, batch_size))
+            yield rng.integers(n_samples, size=(1024, *shape))
     for given in [batches] if isinstance(batches, np.ndarray) else batches:
         rows = np.asarray(given)
         rows = rows if rows is batches else rows[None]
-        fits = rows.ndim == 2 and rows.shape[1] == batch_size and rows.dtype.kind in "iu"
+        fits = rows.shape[1:] == shape and rows.dtype.kind in "iu"
         if not fits or (rows.size and (rows.min() < 0 or rows.max() >= n_samples)):
+            wanted = shape[0] if len(shape) == 1 else shape
             raise ValueError(
-                f"batches: expected {batch_size} integers from 0 to {n_samples - 1} in each, got {given!r:.80}"
+                f"batches: expected {wanted} integers from 0 to {n_samples - 1} in each, got {given!r:.80}"
             )
         yield rows
 

@@ -1,8 +1,9 @@
 r"""Deep ReLU networks without biases, SGD on $F=f(w)-f(w_0)$, and the map between scales in the feature regime."""
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache
-from itertools import chain, islice, pairwise
+from itertools import chain, islice, pairwise, product
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -10,14 +11,17 @@ import numpy as np
 from refimpl.dynamics.sgd_noise_regimes.hinge import batch_blocks, check_labels, signs, unfitted
 from refimpl.primitives.checks import check_array, check_integer, check_number, check_shapes, checked
 from refimpl.primitives.memory import keep_freed_memory
-from refimpl.primitives.numbers import Array, constant, positive_part, sqrt, unit_step
-from refimpl.primitives.trees import leaves, tree_map
+from refimpl.primitives.numbers import Array, constant, positive_part, sqrt, where_positive
+from refimpl.primitives.trees import tree_map
 
 Weights = Sequence[Array]
+# Rows that are taken through a network at once: what is between the layers stays in the cache, and products as small as
+# this need no packing.
+ROWS = 200
 
 
 def _check_layer(x: Array, weight: Array) -> None:
-    check_shapes(x=(x, "n n_inputs"), weight=(weight, "n_outputs n_inputs"))
+    check_shapes(x=(x, "... n n_inputs"), weight=(weight, "... n_outputs n_inputs"))
 
 
 @cache
@@ -34,12 +38,12 @@ def hidden_layer(x: Array, weight: Array) -> Array:
 
     Parameters
     ----------
-    x : array, shape (n, n_inputs)
-    weight : array, shape (n_outputs, n_inputs)
+    x : array, shape (..., n, n_inputs)
+    weight : array, shape (..., n_outputs, n_inputs)
 
     Returns
     -------
-    array, shape (n, n_outputs)
+    array, shape (..., n, n_outputs)
 
     Raises
     ------
@@ -48,8 +52,20 @@ def hidden_layer(x: Array, weight: Array) -> Array:
 
     Source: arXiv 2301.13703, the fully connected networks.
     """
-    x, weight = _scaled(x, weight)
-    return positive_part(x @ weight.T)
+    return positive_part(_before(x, weight))
+
+
+def _before(x: Array, weight: Array) -> Array:
+    """What the ReLU of a hidden layer acts on."""
+    gain = _gain(2, x.dtype, x.shape[-1])
+    if x.size < weight.size:
+        return np.asanyarray((gain * x) @ weight.mT)
+    return np.asanyarray(x @ _turned(weight))
+
+
+def _turned(weight: Array) -> Array:
+    """A hidden layer's weights from the right, times its factor, in rows: products with columns are slower."""
+    return np.asanyarray(np.multiply(_gain(2, weight.dtype, weight.shape[-1]), weight.mT, order="C"))
 
 
 @checked(_check_layer)
@@ -64,41 +80,38 @@ class _HiddenPullback(Protocol):
 
 def _hidden(x: Array, weight: Array) -> tuple[Array, _HiddenPullback]:
     """:func:`hidden_layer_vjp`, whose pullback leaves the cotangent of the inputs out where nobody asks for it."""
-    gain = _gain(2, x.dtype, x.shape[-1])
-    scaled_x, scaled_weight = _scaled(x, weight)
-    before = scaled_x @ scaled_weight.T
+    before = _before(x, weight)
 
     def pullback(cotangent: Array, with_inputs: bool = True) -> tuple[Any, Array]:
-        to_before = unit_step(before)
-        to_before *= cotangent
-        to_weight = to_before.T @ scaled_x
-        if scaled_x is x:
-            to_weight *= gain
-        if not with_inputs:
-            return None, to_weight
-        to_x = to_before @ scaled_weight
-        if scaled_weight is weight:
-            to_x *= gain
-        return to_x, to_weight
+        to_before = where_positive(before, cotangent)
+        to_before *= _gain(2, x.dtype, x.shape[-1])
+        return to_before @ weight if with_inputs else None, to_before.mT @ x
 
     return positive_part(before), pullback
-
-
-def _scaled(x: Array, weight: Array) -> tuple[Array, Array]:
-    """The inputs and weights of a hidden layer, the smaller of them times the layer's factor."""
-    gain = _gain(2, x.dtype, x.shape[-1])
-    return (gain * x, weight) if x.size < weight.size else (x, gain * weight)
 
 
 def check_network(x: Array, weights: Weights) -> None:
     """Raise ``ValueError`` unless the matrices follow on each other and end in one output."""
     if not isinstance(weights, list | tuple) or len(weights) < 2:
         raise ValueError(f"weights: expected a list of two or more matrices, got {weights!r:.80}")
-    shapes = {"x": (x, "n n_0")}
+    shapes = {"x": (x, "... n n_0")}
     for index, matrix in enumerate(weights):
         outputs = "1" if index == len(weights) - 1 else f"n_{index + 1}"
-        shapes[f"weights[{index}]"] = (matrix, f"{outputs} n_{index}")
+        shapes[f"weights[{index}]"] = (matrix, f"... {outputs} n_{index}")
     check_shapes(**shapes)
+
+
+def _runs(array: Array) -> Array:
+    """Its leading axes in one."""
+    return array.reshape(math.prod(array.shape[:-2]), *array.shape[-2:])
+
+
+def _blocks(x: Array) -> list[tuple[slice, slice]]:
+    """Of runs and of their rows, :data:`ROWS` rows or fewer at once."""
+    n_runs, n, _ = x.shape
+    together = max(1, ROWS // n)
+    runs = [slice(start, start + together) for start in range(0, n_runs, together)]
+    return list(product(runs, [slice(start, start + ROWS) for start in range(0, n, ROWS)]))
 
 
 @checked(check_network)
@@ -109,13 +122,13 @@ def network_outputs(x: Array, weights: Weights) -> Array:
 
     Parameters
     ----------
-    x : array, shape (n, n_inputs)
+    x : array, shape (..., n, n_inputs)
     weights : list of D + 1 >= 2 arrays
-        Shapes (n_outputs, n_inputs) of each layer; the last has one output.
+        Shapes (..., n_outputs, n_inputs) of each layer; the last has one output.
 
     Returns
     -------
-    array, shape (n,)
+    array, shape (..., n)
 
     Raises
     ------
@@ -124,35 +137,60 @@ def network_outputs(x: Array, weights: Weights) -> Array:
 
     Source: arXiv 2301.13703, the fully connected networks.
     """
-    for matrix in weights[:-1]:
-        x = hidden_layer.unchecked(x, matrix)
-    return np.asanyarray((x @ weights[-1][0]) * _gain(1, x.dtype, x.shape[-1]))
+    *hidden, last = map(_runs, weights)
+    hidden, rows, outputs = [_turned(matrix) for matrix in hidden], _runs(x), np.empty_like(x[..., 0])
+    out = outputs.reshape(rows.shape[:2])
+    for block in _blocks(rows):
+        activation = rows[block]
+        for matrix in hidden:
+            activation = positive_part(activation @ matrix[block[0]])
+        out[block] = _output(activation, last[block[0]])
+    return outputs
+
+
+def _output(x: Array, last: Array) -> Array:
+    return np.asanyarray((x @ last.mT)[..., 0] * _gain(1, x.dtype, x.shape[-1]))
 
 
 @checked(check_network)
 def network_outputs_vjp(x: Array, weights: Weights) -> tuple[Array, Callable[[Array], tuple[Array, Sequence[Array]]]]:
     """:func:`network_outputs` and its pullback ``cotangent -> (x, weights)``."""
-    outputs, pull = _network(x, weights)
-    return outputs, pull
+    rows, matrices, outputs = _runs(x), [_runs(matrix) for matrix in weights], np.empty_like(x[..., 0])
+    out, pulls = outputs.reshape(rows.shape[:2]), []
+    for block in _blocks(rows):
+        out[block], pull = _network(rows[block], [matrix[block[0]] for matrix in matrices])
+        pulls.append((block, pull))
+
+    def pullback(cotangent: Array) -> tuple[Array, Sequence[Array]]:
+        cotangent = cotangent.reshape(out.shape)
+        to_rows, to_matrices = np.empty_like(rows), [np.zeros_like(matrix) for matrix in matrices]
+        for block, pull in pulls:
+            to_rows[block], parts = pull(cotangent[block])
+            for total, part in zip(to_matrices, parts, strict=True):
+                total[block[0]] += part
+        to_weights = [total.reshape(matrix.shape) for total, matrix in zip(to_matrices, weights, strict=True)]
+        return to_rows.reshape(x.shape), type(weights)(to_weights)  # type: ignore[call-arg]
+
+    return outputs, pullback
 
 
 def _network(x: Array, weights: Weights) -> tuple[Array, Callable[..., tuple[Any, Sequence[Array]]]]:
-    """:func:`network_outputs_vjp`, whose pullback can leave the cotangent of the inputs out."""
+    """:func:`network_outputs_vjp` of rows at once, whose pullback can leave the cotangent of the inputs out."""
     pulls = []
     for matrix in weights[:-1]:
         x, pull = _hidden(x, matrix)
         pulls.append(pull)
-    last, gain = weights[-1], _gain(1, x.dtype, x.shape[-1])
+    last = weights[-1]
 
     def pullback(cotangent: Array, with_inputs: bool = True) -> tuple[Any, Sequence[Array]]:
-        scaled = cotangent * gain
-        to_x, to_weights = scaled[:, None] * last, [(scaled @ x)[None]]
+        scaled = (cotangent * _gain(1, x.dtype, x.shape[-1]))[..., None]
+        to_x, to_weights = scaled * last, [scaled.mT @ x]
         for index in reversed(range(len(pulls))):
             to_x, to_weight = pulls[index](to_x, with_inputs or index > 0)
             to_weights.append(to_weight)
-        return to_x, type(weights)(reversed(to_weights))  # type: ignore[call-arg]
+        return to_x, to_weights[::-1]
 
-    return np.asanyarray((x @ last[0]) * gain), pullback
+    return _output(x, last), pullback
 
 
 def _check_linearised(x: Array, weights: Weights, displacement: Weights) -> None:
@@ -172,7 +210,7 @@ def linearised_outputs(x: Array, weights: Weights, displacement: Weights) -> Arr
 
     Parameters
     ----------
-    x : array, shape (n, n_inputs)
+    x : array, shape (..., n, n_inputs)
     weights : list of arrays, as for :func:`network_outputs`
         $w_0$.
     displacement : list of arrays of the same shapes
@@ -180,7 +218,7 @@ def linearised_outputs(x: Array, weights: Weights, displacement: Weights) -> Arr
 
     Returns
     -------
-    array, shape (n,)
+    array, shape (..., n)
 
     Raises
     ------
@@ -189,17 +227,20 @@ def linearised_outputs(x: Array, weights: Weights, displacement: Weights) -> Arr
 
     Source: arXiv 2301.13703, the lazy regime.
     """
-    moved = None  # the inputs do not move
-    for matrix, change in zip(weights[:-1], displacement[:-1], strict=True):
-        gain = _gain(2, x.dtype, x.shape[-1])
-        scaled = gain * matrix
-        before, shift = x @ scaled.T, x @ (gain * change).T
-        if moved is not None:
-            shift += moved @ scaled.T
-        shift *= unit_step(before)
-        moved, x = shift, positive_part(before)
-    assert moved is not None
-    return np.asanyarray((moved @ weights[-1][0] + x @ displacement[-1][0]) * _gain(1, x.dtype, x.shape[-1]))
+    *hidden, last = zip(map(_runs, weights), map(_runs, displacement), strict=True)
+    turned = [(_turned(matrix), _turned(change)) for matrix, change in hidden]
+    rows, outputs = _runs(x), np.empty_like(x[..., 0])
+    out = outputs.reshape(rows.shape[:2])
+    for block in _blocks(rows):
+        activation, moved = rows[block], None  # the inputs do not move
+        for matrix, change in turned:
+            before, shift = activation @ matrix[block[0]], activation @ change[block[0]]
+            if moved is not None:
+                shift += moved @ matrix[block[0]]
+            activation, moved = positive_part(before), where_positive(before, shift)
+        assert moved is not None
+        out[block] = _output(moved, last[0][block[0]]) + _output(activation, last[1][block[0]])
+    return outputs
 
 
 def initial_network(n_inputs: int, width: int, n_hidden: int, rng: np.random.Generator) -> list[Array]:
@@ -227,35 +268,46 @@ def initial_network(n_inputs: int, width: int, n_hidden: int, rng: np.random.Gen
     return [rng.standard_normal((after, before)) for before, after in pairwise(sizes)]
 
 
-def relative_weight_change(weights: Weights, initial: Weights) -> float:
-    r"""$\Delta w=\lVert w-w_0\rVert/\lVert w_0\rVert$ over all matrices.
+def relative_weight_change(weights: Weights, initial: Weights) -> Array:
+    r"""$\Delta w=\lVert w-w_0\rVert/\lVert w_0\rVert$ over all matrices, of shapes (..., n_outputs, n_inputs).
+
+    Returns
+    -------
+    array, shape (...)
 
     Raises
     ------
     ValueError
-        If the two differ in structure or the initial weights are all 0.
+        If the two differ in number or shapes, or the initial weights of a network are all 0.
 
     Source: arXiv 2301.13703, the setting.
     """
-    moved = sum(float(((a - b) ** 2).sum()) for a, b in zip(leaves(weights), leaves(initial), strict=True))
-    size = sum(float((one**2).sum()) for one in leaves(initial))
-    if size == 0:
+    if [one.shape for one in weights] != [one.shape for one in initial]:
+        raise ValueError(
+            f"weights: expected the shapes {[one.shape for one in initial]} of the initial ones, "
+            f"got {[one.shape for one in weights]}"
+        )
+    moved = sum(((a - b) ** 2).sum((-2, -1)) for a, b in zip(weights, initial, strict=True))
+    size = np.asarray(sum((one**2).sum((-2, -1)) for one in initial))
+    if np.any(size == 0):
         raise ValueError("initial: expected weights that are not all 0, got only zeros")
-    return (moved / size) ** 0.5
+    return np.asanyarray((moved / size) ** 0.5)
 
 
 # --- SGD ---
 
 
 class NetworkRun(NamedTuple):
-    """Where SGD went, and when it stopped."""
+    """Where SGD went, and when it stopped, of one or of several networks."""
 
     weights: list[Array]
-    time: float
-    r"""$\eta$ times the steps taken: $t^*$ if the run converged, to within the steps between two tests."""
-    steps: int
-    converged: bool
-    """Whether every point is fitted. A run whose weights are no longer finite has stopped and is not converged."""
+    time: Any
+    r"""$\eta$ times the steps taken: $t^*$ if the run converged, to within the steps between two tests; (...)."""
+    steps: Any
+    """Shape (...)."""
+    converged: Any
+    """Whether every point is fitted, shape (...). A run whose weights are no longer finite has stopped and is not
+    converged."""
 
 
 def train_network(
@@ -272,10 +324,13 @@ def train_network(
 ) -> NetworkRun:
     r"""SGD on the hinge loss of $F=f(w)-f(w_0)$ until all points are fitted, the weights overflow or steps run out.
 
+    Leading axes are runs of their own, of as many data sets and networks, each with its batches; one that has stopped
+    leaves the others.
+
     Parameters
     ----------
-    inputs : array, shape (n_samples, n_inputs)
-    labels : array, shape (n_samples,)
+    inputs : array, shape (..., n_samples, n_inputs)
+    labels : array, shape (..., n_samples)
         Signs.
     weights : list of arrays, as for :func:`network_outputs`
         $w_0$.
@@ -288,8 +343,8 @@ def train_network(
     max_steps : int >= 1
     check_every : int >= 1
         Steps between two tests of the whole training set; the resolution of $t^*$.
-    batches : iterable of integer arrays of shape (batch_size,), optional
-        In place of the generator's; the run also ends with them.
+    batches : iterable of integer arrays of shape (..., batch_size), optional
+        In place of the generator's; the runs also end with them.
 
     Returns
     -------
@@ -303,8 +358,8 @@ def train_network(
     Source: arXiv 2301.13703, the algorithm of the setting.
     """
     check_network(inputs, weights)
-    n_samples = len(inputs)
-    check_labels(labels, n_samples)
+    *lead, n_samples, n_inputs = inputs.shape
+    check_labels(labels, *lead, n_samples)
     rate = check_number("learning_rate", learning_rate, "(0, inf)") / check_integer(
         "batch_size", batch_size, 1, n_samples
     )
@@ -313,28 +368,43 @@ def train_network(
     if rng is None and batches is None:
         raise ValueError("rng: expected a generator, or batches to take in its place, got None")
     keep_freed_memory()
-    y = signs(labels, inputs)
-    start = y * network_outputs.unchecked(inputs, weights)
-    current, steps, converged = [matrix.copy() for matrix in weights], 0, False
+    n_runs = math.prod(lead)
+    current = [matrix.reshape(n_runs, *matrix.shape[-2:]).copy() for matrix in weights]
+    ended = [np.empty_like(matrix) for matrix in current]
+    steps, converged, going = np.zeros(n_runs, int), np.zeros(n_runs, bool), np.arange(n_runs)
+    x, y = inputs.reshape(n_runs, n_samples, n_inputs), signs(labels, inputs).reshape(n_runs, n_samples)
+    start = y * network_outputs.unchecked(x, current)
+    drawn = chain.from_iterable(batch_blocks(n_samples, (*lead, batch_size), rng, batches))
     with np.errstate(over="ignore", invalid="ignore"):  # a run that diverges is an outcome
-        for chosen in islice(chain.from_iterable(batch_blocks(n_samples, batch_size, rng, batches)), max_steps):
-            outputs, pull = _network(inputs[chosen], current)
+        for step, indices in enumerate(islice(drawn, max_steps), 1):
+            chosen = np.arange(len(going))[:, None], indices.reshape(n_runs, batch_size)[going]
+            outputs, pull = _network(x[chosen], current)
             signed = y[chosen]
             active = unfitted(signed * outputs - start[chosen], margin)
             if active.any():
                 signed *= active
                 signed *= rate
-                for matrix, step in zip(current, pull(signed, with_inputs=False)[1], strict=True):
-                    matrix += step
-            steps += 1
-            if steps % check_every == 0:
-                agreements = y * network_outputs.unchecked(inputs, current) - start
-                if not np.all(np.isfinite(agreements)):
-                    break
-                converged = not unfitted(agreements, margin).any()
-                if converged:
-                    break
-    return NetworkRun(current, learning_rate * steps, steps, converged)
+                for matrix, change in zip(current, pull(signed, with_inputs=False)[1], strict=True):
+                    matrix += change
+            steps[going] = step
+            if step % check_every == 0:
+                agreements = y * network_outputs.unchecked(x, current) - start
+                finite = np.isfinite(agreements).all(-1)
+                fitted = finite & ~unfitted(agreements, margin).any(-1)
+                goes_on = finite & ~fitted
+                if not goes_on.all():
+                    converged[going] = fitted
+                    for matrix, last in zip(current, ended, strict=True):
+                        last[going] = matrix
+                    going, x, y, start = going[goes_on], x[goes_on], y[goes_on], start[goes_on]
+                    current = [matrix[goes_on] for matrix in current]
+                    if not going.size:
+                        break
+    for matrix, last in zip(current, ended, strict=True):
+        last[going] = matrix
+    final = [last.reshape(first.shape) for last, first in zip(ended, weights, strict=True)]
+    steps = steps.reshape(lead)[()]
+    return NetworkRun(final, learning_rate * steps, steps, converged.reshape(lead)[()])
 
 
 # --- the feature regime ---

@@ -69,6 +69,49 @@ def test_training_is_its_plain_loop(n_hidden: int) -> None:
         np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-11)
 
 
+def test_runs_together_are_each_alone() -> None:
+    rng = np.random.default_rng(6)
+    inputs, labels = rng.standard_normal((2, 3, 40, 6)), np.where(rng.standard_normal((2, 3, 40)) > 0, 1, -1)
+    starts = [rng.standard_normal((2, 3, *matrix.shape)) for matrix in START]
+    batches = rng.integers(40, size=(2000, 2, 3, 3))
+    inputs[1, 2, 0], labels[1, 2, :2] = inputs[1, 2, 1], (1, -1)  # one that cannot be fitted
+    together = train_network(inputs, labels, starts, 0.5, 3, 0.2, None, 2000, 10, batches)
+    assert len(np.unique(together.steps)) > 2
+    assert 0 < together.converged.sum() < 6
+    assert not together.converged[1, 2]
+    for run in np.ndindex(2, 3):
+        alone = train_network(
+            inputs[run], labels[run], [one[run] for one in starts], 0.5, 3, 0.2, None, 2000, 10, batches[:, *run]
+        )
+        assert (alone.time, alone.steps, alone.converged) == tuple(value[run] for value in together[1:])
+        for a, b in zip(alone.weights, together.weights, strict=True):
+            np.testing.assert_allclose(a, b[run], rtol=1e-6, atol=1e-8)
+        np.testing.assert_allclose(
+            relative_weight_change(together.weights, starts)[run],
+            relative_weight_change(alone.weights, [one[run] for one in starts]),
+        )
+
+
+@pytest.mark.parametrize("n", [7, 450])
+def test_networks_of_many_points_and_runs_are_each_alone(n: int) -> None:
+    rng = np.random.default_rng(7)
+    x, cotangent = rng.standard_normal((2, 3, n, 6)), rng.standard_normal((2, 3, n))
+    weights, moves = ([rng.standard_normal((2, 3, *matrix.shape)) for matrix in START] for _ in range(2))
+    outputs, pull = network_outputs_vjp(x, weights)
+    to_x, to_weights = pull(cotangent)
+    for run in np.ndindex(2, 3):
+        own, changes = [one[run] for one in weights], [one[run] for one in moves]
+        singly = [network_outputs(row[None], own)[0] for row in x[run]]
+        for found in (outputs, network_outputs(x, weights)):
+            np.testing.assert_allclose(found[run], singly, rtol=1e-12, atol=1e-12)
+        tangents = [linearised_outputs(row[None], own, changes)[0] for row in x[run]]
+        np.testing.assert_allclose(linearised_outputs(x, weights, moves)[run], tangents, rtol=1e-12, atol=1e-12)
+        pulls = [network_outputs_vjp(x[run][i : i + 1], own)[1](cotangent[run][i : i + 1]) for i in range(n)]
+        np.testing.assert_allclose(to_x[run], np.concatenate([one for one, _ in pulls]), rtol=1e-12, atol=1e-12)
+        for index, found in enumerate(to_weights):
+            np.testing.assert_allclose(found[run], sum(one[index] for _, one in pulls), rtol=1e-10, atol=1e-10)
+
+
 def test_tests_now_and_then_stop_later_and_change_nothing_before() -> None:
     batches = np.random.default_rng(5).integers(40, size=(3000, 3))
     every = train_network(X, Y, START, 0.5, 3, 0.2, None, 3000, 1, batches)
