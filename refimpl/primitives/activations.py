@@ -11,6 +11,7 @@ import numpy as np
 from refimpl.primitives import numbers
 from refimpl.primitives.checks import check_array, checked
 from refimpl.primitives.numbers import Array, absolute, constant, exp, log1p, positive_part, sqrt, unit_step
+from refimpl.primitives.special import normal_area
 
 Pullback = Callable[[Array], tuple[Array]]
 
@@ -137,27 +138,31 @@ def gelu(x: Array) -> Array:
 @checked(_check)
 def gelu_vjp(x: Array) -> tuple[Array, Pullback]:
     r""":func:`gelu` and its pullback: the derivative is $\Phi(x)+x\varphi(x)$."""
-    cdf = _normal_cdf(x)
-    density = exp(-_square(x) / 2) / sqrt(2 * constant("pi", x))
-    return x * cdf, _pull(cdf + x * density)
+    output = _normal_cdf(x)
+    slope = _square(x)
+    slope *= constant("-0.5", x)
+    slope = exp(slope)
+    slope *= x
+    slope *= 1 / sqrt(2 * constant("pi", x))
+    slope += output
+    output *= x
+    return output, _pull(slope)
 
 
 def gelu_of_both_signs(x: Array, n: int) -> tuple[Array, Array]:
-    """``gelu(x)`` and ``gelu(-x[:n])`` to the last bit, for one evaluation of the odd error function; unchecked."""
-    erf_of_x = numbers.erf(x / sqrt(constant(2, x)))
-    opposite = 1 - erf_of_x[:n]
-    opposite /= 2
+    """``gelu(x)`` and ``gelu(-x[:n])`` to the last bit, for one evaluation of an odd function; unchecked."""
+    half = constant("0.5", x)
+    area = normal_area(x)
+    opposite = half - area[:n]
     opposite *= -x[:n]
-    erf_of_x += 1
-    erf_of_x /= 2
-    erf_of_x *= x
-    return erf_of_x, opposite
+    area += half
+    area *= x
+    return area, opposite
 
 
 def _normal_cdf(x: Array) -> Array:
-    cdf = numbers.erf(x / sqrt(constant(2, x)))
-    cdf += 1
-    cdf /= 2
+    cdf = normal_area(x)
+    cdf += constant("0.5", x)
     return cdf
 
 
@@ -172,35 +177,38 @@ def gelu_tanh(x: Array) -> Array:
 
     Source: Hendrycks and Gimpel, arXiv 1606.08415, Section 2; the default of ``jax.nn.gelu``.
     """
-    return x * ((1 + numbers.tanh(_cubic(x))) / 2)
+    return x * _gate(x)
 
 
 @checked(_check)
 def gelu_tanh_vjp(x: Array) -> tuple[Array, Pullback]:
     """:func:`gelu_tanh` and its pullback."""
-    half = numbers.tanh(_cubic(x))
-    half += 1
-    half /= 2
-    output = x * half
-    # (1 - tanh^2) / 4 = half (1 - half). Far out it is 0, and 0 times x^2 must not be 0 times infinity: x one by one.
-    steepness = 1 - half
+    gate = _gate(x)
+    output = x * gate
+    # The derivative of the gate is gate (1 - gate) times a quadratic of x. Far out that is 0 times x^2, which must not
+    # be 0 times infinity: x one by one.
+    steepness = 1 - gate
     steepness *= output
     slope = steepness * x
     slope *= x
     slope *= 3 * constant("0.044715", x)
     slope += steepness
     slope *= 2 * sqrt(2 / constant("pi", x))
-    slope += half
+    slope += gate
     return output, _pull(slope)
 
 
-def _cubic(x: Array) -> Array:
+def _gate(x: Array) -> Array:
+    r"""$\frac12(1+\tanh u)=1/(1+e^{-2u})$ for $u=\sqrt{2/\pi}\,(x+0.044715x^3)$."""
     with np.errstate(over="ignore"):
-        inner = constant("0.044715", x) * x * x
-        inner += 1
-        inner *= x
-        inner *= sqrt(2 / constant("pi", x))
-    return inner
+        gate = x * x
+        gate *= constant("0.044715", x)
+        gate += 1
+        gate *= x
+        gate *= -2 * sqrt(2 / constant("pi", x))
+        gate = exp(gate)
+        gate += 1
+        return np.asanyarray(1 / gate)
 
 
 def _square(x: Array) -> Array:

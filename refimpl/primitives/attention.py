@@ -5,6 +5,7 @@ with a causal mask too. Tokens that are columns: :mod:`refimpl.primitives.linear
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -93,7 +94,9 @@ def softmax_attention_vjp(
         # The mean of to_scores under the weights, computed where it is smaller: over the features of the output.
         to_scores -= row_dot(cotangent, output)
         to_scores *= weights
-        return to_scores @ key * factor, transpose(to_scores) @ scaled, transpose(weights) @ cotangent
+        to_query = to_scores @ key
+        to_query *= factor
+        return to_query, transpose(to_scores) @ scaled, transpose(weights) @ cotangent
 
     return output, pullback
 
@@ -291,9 +294,9 @@ def multi_head_attention(
     Source: Vaswani et al., arXiv 1706.03762, Section 3.2.2.
     """
     attend, _ = _KINDS[kind]
-    heads = attend(
-        *(_split(linear.unchecked(x, _stack(w)), len(w)) for w in weights[:3]), **_masks(x, kind, causal, key_mask)
-    )
+    stacked, ends = _stack(weights)
+    projected = _projections(linear.unchecked(x, stacked), ends, len(weights.query))
+    heads = attend(*projected, **_masks(x, kind, causal, key_mask))
     return linear.unchecked(_merge(heads), _stack_inputs(weights.output))
 
 
@@ -306,23 +309,39 @@ def multi_head_attention_vjp(
     key_mask: Mask | None = None,
 ) -> tuple[Array, Callable[[Array], tuple[Array, MultiHeadAttention]]]:
     """:func:`multi_head_attention` and its pullback ``cotangent -> (x, weights)``."""
-    _, attend_vjp = _KINDS[kind]
+    masks = _masks(x, kind, causal, key_mask)
+    return multi_head_vjp(x, weights, partial(_KINDS[kind][1], **masks))
+
+
+def multi_head_vjp(
+    x: Array, weights: MultiHeadAttention, attend_vjp: Callable[[Array, Array, Array], Any]
+) -> tuple[Array, Callable[[Array], tuple[Array, MultiHeadAttention]]]:
+    """Heads of any attention, and their pullback ``cotangent -> (x, weights)``; arguments unchecked.
+
+    Parameters
+    ----------
+    x, weights : as in :func:`multi_head_attention`
+    attend_vjp : maps query, key and value of all heads, (..., n_heads, n_tokens, d_head), to what they attend to and
+        the pullback to the three
+    """
     n_heads = len(weights.query)
-    projected = [linear_vjp.unchecked(x, _stack(w)) for w in weights[:3]]
-    heads, pull_heads = attend_vjp(
-        *(_split(rows, n_heads) for rows, _ in projected), **_masks(x, kind, causal, key_mask)
-    )
+    stacked, ends = _stack(weights)
+    projected, pull_projected = linear_vjp.unchecked(x, stacked)
+    heads, pull_heads = attend_vjp(*_projections(projected, ends, n_heads))
     output, pull_output = linear_vjp.unchecked(_merge(heads), _stack_inputs(weights.output))
 
     def pullback(cotangent: Array) -> tuple[Array, MultiHeadAttention]:
         to_merged, to_output = pull_output(cotangent)
-        to_x, to_weights = [], []
-        for (_, pull), to_heads, w in zip(projected, pull_heads(_split(to_merged, n_heads)), weights, strict=False):
-            to_tokens, to_stacked = pull(_merge(to_heads))
-            to_x.append(to_tokens)
-            to_weights.append(to_stacked.reshape(w.shape))
-        to_weights.append(to_output.reshape(-1, n_heads, weights.output.shape[-1]).swapaxes(0, 1))
-        return to_x[0] + to_x[1] + to_x[2], MultiHeadAttention(*to_weights)
+        to_projected = np.empty_like(projected)
+        to_heads = pull_heads(_split(to_merged, n_heads))
+        for part, to_part in zip(_projections(to_projected, ends, n_heads), to_heads, strict=True):
+            part[...] = to_part
+        to_x, to_stacked = pull_projected(to_projected)
+        to_query, to_key, to_value = (
+            part.reshape(w.shape) for part, w in zip(np.split(to_stacked, ends), weights[:3], strict=True)
+        )
+        to_output = to_output.reshape(-1, n_heads, weights.output.shape[-1]).swapaxes(0, 1)
+        return to_x, MultiHeadAttention(to_query, to_key, to_value, to_output)
 
     return output, pullback
 
@@ -344,9 +363,15 @@ def _masks(x: Array, kind: str, causal: bool, key_mask: Mask | None) -> dict[str
     return {"mask": mask}
 
 
-def _stack(matrices: Array) -> Array:
-    """The heads' matrices on top of one another: (n_heads, d_head, d) -> (n_heads * d_head, d)."""
-    return matrices.reshape(-1, matrices.shape[-1])
+def _stack(weights: MultiHeadAttention) -> tuple[Array, list[int]]:
+    """The heads' queries, keys and values on top of one another, for one product, and where the latter two begin."""
+    matrices = [w.reshape(-1, w.shape[-1]) for w in weights[:3]]
+    return np.concatenate(matrices), [len(matrices[0]), len(matrices[0]) + len(matrices[1])]
+
+
+def _projections(rows: Array, ends: list[int], n_heads: int) -> list[Array]:
+    """Views of the stacked rows: query, key and value of each head, (..., n_heads, n_tokens, d_head)."""
+    return [_split(part, n_heads) for part in np.split(rows, ends, axis=-1)]
 
 
 def _stack_inputs(matrices: Array) -> Array:

@@ -129,6 +129,17 @@ def logits_with(
     return logits, pullback
 
 
+def add_by_token(table: Array, tokens: Integers, rows: Array) -> None:
+    """Add to each row of the table, in place, the sum of the rows of its token; arguments unchecked.
+
+    ``np.add.at`` goes row by row; a sum over rows in the order of their tokens is several times as fast.
+    """
+    order = np.argsort(tokens, axis=None, kind="stable")
+    sorted_tokens = tokens.reshape(-1)[order]
+    starts = np.flatnonzero(np.diff(sorted_tokens, prepend=-1))
+    table[sorted_tokens[starts]] += np.add.reduceat(rows.reshape(-1, rows.shape[-1])[order], starts, axis=0)
+
+
 def token_loss_and_gradients(
     model: LanguageModel, tokens: Integers, targets: Integers, at: Any, attend: Attend = causal_attention
 ) -> tuple[float, LanguageModel]:
@@ -148,5 +159,5 @@ def token_loss_and_gradients(
     to_logits = np.zeros_like(logits)
     (to_logits[:, at],) = pull_loss(np.full_like(losses, 1 / losses.size))
     to_embeddings, gradient = pull_model(to_logits)
-    np.add.at(gradient.embedding, tokens, to_embeddings)
+    add_by_token(gradient.embedding, tokens, to_embeddings)
     return float(losses.mean()), gradient

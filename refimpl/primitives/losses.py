@@ -5,7 +5,6 @@ from collections.abc import Callable
 import numpy as np
 
 from refimpl.primitives.checks import check_shapes, checked
-from refimpl.primitives.normalization import softmax
 from refimpl.primitives.numbers import Array, exp, log, row_dot, row_max, row_sum
 
 
@@ -84,14 +83,19 @@ def cross_entropy(logits: Array, labels: Array) -> Array:
 @checked(_check_cross_entropy)
 def cross_entropy_vjp(logits: Array, labels: Array) -> tuple[Array, Callable[[Array], tuple[Array]]]:
     """:func:`cross_entropy` and its pullback ``cotangent -> (logits,)``: softmax minus the one-hot label."""
+    shifted = logits - row_max(logits)
+    weights = exp(shifted)
+    total = row_sum(weights)
 
     def pullback(cotangent: Array) -> tuple[Array]:
-        to_logits = softmax.unchecked(logits)
-        np.put_along_axis(to_logits, labels[..., None], _at(to_logits, labels)[..., None] - 1, axis=-1)
-        to_logits *= np.asanyarray(cotangent)[..., None]
+        cotangent = np.asanyarray(cotangent)[..., None]
+        to_logits = weights * (cotangent / total)
+        chosen = labels[..., None]
+        at_labels = np.take_along_axis(to_logits, chosen, axis=-1) - cotangent
+        np.put_along_axis(to_logits, chosen, at_labels, axis=-1)
         return (to_logits,)
 
-    return cross_entropy.unchecked(logits, labels), pullback
+    return np.asanyarray(log(total)[..., 0] - _at(shifted, labels)), pullback
 
 
 def _at(logits: Array, labels: Array) -> Array:

@@ -119,15 +119,16 @@ def layer_norm_vjp(
     x: Array, scale: Array | None = None, offset: Array | None = None, epsilon: float = 1e-5
 ) -> tuple[Array, Callable[[Array], tuple[Array, ...]]]:
     """:func:`layer_norm` and its pullback ``cotangent -> (x, scale, offset)``, without those that are None."""
-    normalized, deviation = _normalize(x, epsilon)
+    normalized, inverse = _normalize(x, epsilon)
 
     def pullback(cotangent: Array) -> tuple[Array, ...]:
         to_normalized = cotangent if scale is None else cotangent * scale
         # Two directions do not reach the output: the constant one, and (up to epsilon) the row itself.
         n = x.shape[-1]
-        to_x = to_normalized - row_sum(to_normalized) / n
-        to_x -= normalized * (row_dot(to_normalized, normalized) / n)
-        to_x /= deviation
+        to_x = normalized * (row_dot(to_normalized, normalized) / -n)
+        to_x += to_normalized
+        to_x -= row_sum(to_normalized) / n
+        to_x *= inverse
         cotangents = [to_x]
         if scale is not None:
             cotangents.append(column_sum(cotangent * normalized))
@@ -139,15 +140,18 @@ def layer_norm_vjp(
 
 
 def _normalize(x: Array, epsilon: float) -> tuple[Array, Array]:
-    """The centred rows over their deviation, and the deviation, an axis of length 1."""
+    """The centred rows over their deviation, and the inverse of the deviation, an axis of length 1."""
     epsilon = check_number("epsilon", epsilon, "[0, inf)")
     centred = x - row_sum(x) / x.shape[-1]
-    deviation = sqrt(row_dot(centred, centred) / x.shape[-1] + epsilon)
-    centred /= deviation
-    return centred, deviation
+    inverse = 1 / sqrt(row_dot(centred, centred) / x.shape[-1] + epsilon)
+    centred *= inverse
+    return centred, inverse
 
 
 def _affine(x: Array, scale: Array | None, offset: Array | None) -> Array:
-    if scale is not None:
-        x = x * scale
-    return x if offset is None else x + offset
+    if scale is None:
+        return x if offset is None else x + offset
+    x = x * scale
+    if offset is not None:
+        x += offset
+    return x

@@ -70,6 +70,15 @@ def _decayed(decay: float, average: Array, weight: float, term: Array) -> Array:
     return np.asanyarray(out)
 
 
+def _adam_update(first: Array, second: Array, scale: Any, correction: Any, eps: float) -> Array:
+    """``scale * first / (sqrt(second / correction) + eps)`` with two temporaries."""
+    size = sqrt(second / correction)
+    size += eps
+    out = scale * first
+    out /= size
+    return np.asanyarray(out)
+
+
 def sgd(learning_rate: float | Schedule, momentum: float | None = None, nesterov: bool = False) -> Optimizer:
     r"""Gradient descent, with heavy-ball or Nesterov momentum.
 
@@ -171,7 +180,7 @@ def adamw(
         second = tree_map(lambda v, g: _decayed(b2, v, 1 - b2, g * g), state.second_moment, gradients)
         rate = -schedule(state.step)
         scale, correction = rate / (1 - b1**step), 1 - b2**step
-        updates = tree_map(lambda m, v: np.asanyarray(scale * m / (sqrt(v / correction) + eps)), first, second)
+        updates = tree_map(lambda m, v: _adam_update(m, v, scale, correction, eps), first, second)
         if weight_decay != 0:
             if params is None:
                 raise ValueError("params: expected the parameters, which weight decay needs, got None")

@@ -6,11 +6,14 @@ from typing import Any, TypeVar
 Tree = TypeVar("Tree")
 
 
+_SEQUENCES = (list, tuple)
+
+
 def _children(tree: Any) -> list[Any] | None:
     """The children of an inner node, in order; None for a leaf."""
     if isinstance(tree, dict):
         return list(tree.values())
-    if isinstance(tree, list | tuple):
+    if isinstance(tree, _SEQUENCES):
         return list(tree)
     return None
 

@@ -11,11 +11,11 @@ from refimpl.primitives.attention import (
     MultiHeadAttention,
     causal_mask,
     multi_head_attention_vjp,
+    multi_head_vjp,
     softmax_attention,
     softmax_attention_vjp,
 )
 from refimpl.primitives.checks import check_array, check_integer, check_number, check_shapes, checked
-from refimpl.primitives.layers import linear_vjp
 from refimpl.primitives.numbers import Array, transpose
 from refimpl.primitives.transformer import Attend
 
@@ -246,8 +246,6 @@ def _check_heads(x: Array, weights: MultiHeadAttention, eta: Any) -> None:
 def momentum_multi_head_attention(x: Array, weights: MultiHeadAttention, eta: Any) -> Array:
     r"""Causal multi-head attention whose every head is a :func:`momentum_attention`, on tokens that are rows.
 
-    What the momentum adds is linear in the tokens: $\sum_hW_{O,h}W_{V,h}$ times the momentum of the tokens.
-
     Parameters
     ----------
     x : array, shape (..., n_tokens, d)
@@ -274,20 +272,19 @@ def momentum_multi_head_attention_vjp(
     x: Array, weights: MultiHeadAttention, eta: Any
 ) -> tuple[Array, Callable[[Array], tuple[Array, MultiHeadAttention]]]:
     """:func:`momentum_multi_head_attention` and its pullback ``cotangent -> (x, weights)``."""
-    attended, pull_attention = multi_head_attention_vjp.unchecked(x, weights, "softmax", True)
+    visible = causal_mask(x.shape[-2])
     kernel = momentum_kernel(x.shape[-2], eta, x)
-    through_heads = (weights.output @ weights.value).sum(axis=0)
-    added, pull_added = linear_vjp.unchecked(transpose(kernel) @ x, through_heads)
 
-    def pullback(cotangent: Array) -> tuple[Array, MultiHeadAttention]:
-        to_x, to_weights = pull_attention(cotangent)
-        to_sums, to_through = pull_added(cotangent)
-        return to_x + kernel @ to_sums, to_weights._replace(
-            value=to_weights.value + transpose(weights.output) @ to_through,
-            output=to_weights.output + to_through @ transpose(weights.value),
-        )
+    def attend(query: Array, key: Array, value: Array) -> Any:
+        attended, pull_attention = softmax_attention_vjp.unchecked(query, key, value, visible)
 
-    return attended + added, pullback
+        def pullback(cotangent: Array) -> tuple[Array, Array, Array]:
+            to_query, to_key, to_value = pull_attention(cotangent)
+            return to_query, to_key, to_value + kernel @ cotangent
+
+        return attended + transpose(kernel) @ value, pullback
+
+    return multi_head_vjp(x, weights, attend)
 
 
 def momentum_attend(eta: Any) -> Attend:
