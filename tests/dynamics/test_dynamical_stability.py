@@ -57,7 +57,9 @@ from refimpl.dynamics.dynamical_stability import (
     two_layer_relu_jacobian,
     two_layer_relu_vjp,
 )
+from refimpl.dynamics.dynamical_stability.diagonal_net import diagonal_single_steps
 from refimpl.dynamics.dynamical_stability.experiments import sample_sphere, train
+from refimpl.dynamics.dynamical_stability.relu_net import relu_single_steps
 from refimpl.oracle.spec import Arguments
 from refimpl.oracle.specs.dynamics.dynamical_stability import gradients, gradients_and_batch
 from refimpl.oracle.specs.dynamics.dynamical_stability.models import diagonal_nets, relu_nets
@@ -373,7 +375,7 @@ def test_training_without_noise_is_the_step_repeated() -> None:
     expected = net
     for _ in range(5):
         expected = diagonal_step(expected, x, y, 0.05)
-    trained = train(diagonal_step.unchecked, net, x, y, 0.05, 5)
+    trained = train(net, x, y, 0.05, 5)
     np.testing.assert_array_equal(trained.a, expected.a)
 
 
@@ -381,9 +383,32 @@ def test_single_examples_come_from_each_runs_own_data() -> None:
     """Data sets of one example each: SGD is then gradient descent, run by run."""
     x, y = sample(0, 2, 1, 1, 3), sample(1, 2, 1, 1)
     net = DiagonalNet(sample(2, 2, 3, 3), sample(3, 2, 3, 3))
-    noisy = train(diagonal_step.unchecked, net, x, y, 0.05, 5, np.random.default_rng(0))
-    plain = train(diagonal_step.unchecked, net, x, y, 0.05, 5)
+    noisy = train(net, x, y, 0.05, 5, np.random.default_rng(0))
+    plain = train(net, x, y, 0.05, 5)
     np.testing.assert_allclose(noisy.a, plain.a, atol=1e-14)
+
+
+@pytest.mark.parametrize("max_norm", [None, 0.5])
+@pytest.mark.parametrize("rate", [0.05, np.array([0.02, 0.05, 0.08, 0.02, 0.05])])
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_single_steps_are_the_step_on_one_example(max_norm: float | None, rate: Any, dtype: Any) -> None:
+    rng, runs = np.random.default_rng(3), 5
+    x, y = sample(0, 7, 3).astype(dtype), sample(1, 7).astype(dtype)
+    places = rng.integers(7, size=(40, runs))
+    rate = np.asarray(rate, dtype)[()]
+    net = DiagonalNet(*sample(2, 2, runs, 3).astype(dtype))
+    relu = ReluNet(sample(3, runs, 4).astype(dtype) / 2, sample(4, runs, 4, 3).astype(dtype) / 2)
+    found = (
+        diagonal_single_steps(net, x, y, places, rate, max_norm),
+        relu_single_steps(relu, x, y, places, rate, max_norm),
+    )
+    for chosen in places:
+        net = diagonal_step(net, x[chosen][:, None], y[chosen][:, None], rate, max_norm)
+        relu = relu_step(relu, x[chosen][:, None], y[chosen][:, None], rate, max_norm)
+    tolerance = 1e3 * np.finfo(dtype).eps
+    for one, other in zip((*found[0], *found[1]), (*net, *relu), strict=True):
+        assert one.dtype == dtype
+        np.testing.assert_allclose(one, other, rtol=tolerance, atol=tolerance)
 
 
 def test_experiments_measure_what_they_trained() -> None:

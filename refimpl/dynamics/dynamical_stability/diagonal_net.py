@@ -243,3 +243,37 @@ def diagonal_step(net: DiagonalNet, x: Array, y: Array, learning_rate: Any, max_
         norms = np.sqrt(np.vecdot(to_a, to_a) + np.vecdot(to_b, to_b))[..., None]
         rate = rate * (max_norm / np.maximum(norms, max_norm))
     return DiagonalNet(net.a - rate * to_a, net.b - rate * to_b)
+
+
+def diagonal_single_steps(
+    net: DiagonalNet, x: Array, y: Array, places: Array, learning_rate: Any, max_norm: float | None
+) -> DiagonalNet:
+    r"""SGD of many networks, each step of each a :func:`diagonal_step` on one example; arguments unchecked.
+
+    The gradient is $r\,x\odot(b,a)$ with the residual $r$, and $\langle x\odot b,a\rangle$ the output.
+
+    Parameters
+    ----------
+    net : DiagonalNet of shape (n_runs, d)
+    x, y : arrays, shapes (n, d) and (n,)
+        The examples of all runs.
+    places : array of int, shape (n_steps, n_runs)
+        Which example each step takes.
+    learning_rate : number, or array of shape (n_runs,)
+    max_norm : float, optional
+    """
+    weights = np.stack(net)
+    swapped, slopes = weights[::-1], np.empty_like(weights)
+    for chosen, targets in zip(places, y[places], strict=True):
+        np.multiply(x.take(chosen, axis=0), swapped, out=slopes)
+        factors = np.vecdot(slopes[0], weights[0])
+        factors -= targets
+        if max_norm is not None:
+            to_a, to_b = np.vecdot(slopes, slopes)
+            to_a += to_b
+            norms = np.abs(factors) * np.sqrt(to_a)
+            factors *= max_norm / np.maximum(norms, max_norm)
+        factors *= learning_rate
+        slopes *= factors[:, None]
+        weights -= slopes
+    return DiagonalNet(*weights)

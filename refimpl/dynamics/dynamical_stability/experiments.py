@@ -4,7 +4,7 @@ All runs of an experiment, seeds by learning rates, are steps of one batch of ne
 reproduction; the defaults are a small counterpart, and the sizes of the paper's figures are named.
 """
 
-from collections.abc import Callable
+import math
 from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
@@ -13,6 +13,7 @@ from refimpl.dynamics.dynamical_stability.diagonal_net import (
     DiagonalNet,
     balance_ratio,
     diagonal_net_jacobian,
+    diagonal_single_steps,
     diagonal_step,
     imbalance,
     net_of_ratio,
@@ -22,6 +23,7 @@ from refimpl.dynamics.dynamical_stability.relu_net import (
     path_norm,
     population_error,
     population_trace,
+    relu_single_steps,
     relu_step,
     two_layer_relu,
     two_layer_relu_jacobian,
@@ -39,7 +41,6 @@ CHUNK = 4096  # steps whose examples are drawn at once
 
 
 def train(
-    step: Callable[..., Net],
     net: Net,
     x: Array,
     y: Array,
@@ -52,7 +53,6 @@ def train(
 
     Parameters
     ----------
-    step : unchecked step of the model
     net : networks with batch axes ``...``
     x, y : arrays, shapes (..., n, d) and (..., n), of batch axes that broadcast against the networks'
     learning_rate : number, or array of the batch axes
@@ -61,20 +61,26 @@ def train(
     max_norm : float, optional
         To which gradients are clipped.
     """
+    step: Any
+    single_steps: Any
+    if isinstance(net, DiagonalNet):
+        step, single_steps = diagonal_step.unchecked, diagonal_single_steps
+    else:
+        step, single_steps = relu_step.unchecked, relu_single_steps
     if rng is None:
         for _ in range(n_steps):
             net = step(net, x, y, learning_rate, max_norm)
         return net
-    batch: tuple[int, ...] = net.a.shape[:-1]
-    n = x.shape[-2]
-    rows, targets = x.reshape(-1, x.shape[-1]), y.reshape(-1)
-    first = np.arange(0, len(rows), n).reshape(*x.shape[:-2], 1)  # each data set's
+    *batch, n, d = np.broadcast_shapes(x.shape, (*net.a.shape[:-1], 1, 1))
+    n_runs = math.prod(batch)
+    # Each run's first example among those of all data sets.
+    first = np.broadcast_to(np.arange(0, y.size, n).reshape(y.shape[:-1]), batch).reshape(n_runs)
+    rate = np.broadcast_to(learning_rate, batch).reshape(n_runs) if np.ndim(learning_rate) else learning_rate
+    runs = type(net)(*(part.reshape(n_runs, *part.shape[len(batch) :]) for part in net))
     for start in range(0, n_steps, CHUNK):
-        drawn = rng.integers(n, size=(min(CHUNK, n_steps - start), *batch, 1))
-        for examples in drawn:
-            places = first + examples
-            net = step(net, rows.take(places, axis=0), targets.take(places), learning_rate, max_norm)
-    return net
+        places = first + rng.integers(n, size=(min(CHUNK, n_steps - start), n_runs))
+        runs = single_steps(runs, x.reshape(-1, d), y.reshape(-1), places, rate, max_norm)
+    return type(net)(*(part.reshape(one.shape) for part, one in zip(runs, net, strict=True)))
 
 
 # --- diagonal linear networks ---
@@ -163,7 +169,7 @@ def run_diagonal_experiment(
     steps = settings.sgd_steps if method == "sgd" else settings.gd_steps
     noise = rng if method == "sgd" else None
     y = x @ target
-    net = train(diagonal_step.unchecked, net, x, y, np.broadcast_to(rates, batch), steps, noise, settings.max_norm)
+    net = train(net, x, y, np.broadcast_to(rates, batch), steps, noise, settings.max_norm)
     product = net.a * net.b
     residuals = (x @ product[..., None])[..., 0] - y
     jacobian = diagonal_net_jacobian.unchecked(net, x)
@@ -229,7 +235,7 @@ def run_balancing_experiment(
     a, signs = (np.broadcast_to(one, (*batch, settings.d)) for one in (a, signs))
     start = net_of_ratio(a, signs, np.broadcast_to(np.asarray(ratios, dtype=float), batch))
     noise = rng if method == "sgd" else None
-    net = train(diagonal_step.unchecked, start, x, y, learning_rate, n_steps, noise, settings.max_norm)
+    net = train(start, x, y, learning_rate, n_steps, noise, settings.max_norm)
     residuals = (x @ (net.a * net.b)[..., None])[..., 0] - y
     before = imbalance(start)
     remaining = imbalance(net) / np.where(before > 0, before, 1)
@@ -357,7 +363,7 @@ def run_relu_experiment(
     net = ReluNet(np.broadcast_to(a, (*batch, m)), np.broadcast_to(w, (*batch, m, d)))
     steps = settings.sgd_steps if method == "sgd" else settings.gd_steps
     noise = rng if method == "sgd" else None
-    net = train(relu_step.unchecked, net, x, y, np.broadcast_to(rates, batch), steps, noise, settings.max_norm)
+    net = train(net, x, y, np.broadcast_to(rates, batch), steps, noise, settings.max_norm)
     jacobian = two_layer_relu_jacobian.unchecked(net, x)
     test = [
         population_error(ReluNet(net.a[run], net.w[run]), ReluNet(teacher.a[run[0], 0], teacher.w[run[0], 0]))

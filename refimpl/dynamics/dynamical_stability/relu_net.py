@@ -12,7 +12,18 @@ import numpy as np
 
 from refimpl.dynamics.dynamical_stability.sharpness import check_not_zero
 from refimpl.primitives.checks import check_number, check_shapes, checked
-from refimpl.primitives.numbers import Array, absolute, constant, positive_part, sqrt, transpose, unit_step
+from refimpl.primitives.numbers import (
+    Array,
+    absolute,
+    constant,
+    positive_part,
+    sqrt,
+    transpose,
+    unit_step,
+    where_positive,
+)
+
+BLOCK = 16  # steps of SGD after which the inner weights are written
 
 
 class ReluNet(NamedTuple):
@@ -62,7 +73,7 @@ def two_layer_relu_vjp(net: ReluNet, x: Array) -> tuple[Array, Callable[[Array],
     hidden = positive_part(z)
 
     def pullback(cotangent: Array) -> tuple[ReluNet, Array]:
-        to_z = cotangent[..., None] * unit_step(z) * net.a[..., None, :]
+        to_z = where_positive(z, cotangent[..., None] * net.a[..., None, :])
         to_net = ReluNet((cotangent[..., None, :] @ hidden)[..., 0, :], transpose(to_z) @ x)
         return to_net, to_z @ net.w
 
@@ -304,7 +315,7 @@ def relu_step(net: ReluNet, x: Array, y: Array, learning_rate: Any, max_norm: An
     hidden = positive_part(z)
     residuals = ((hidden @ net.a[..., None])[..., 0] - y) / y.shape[-1]
     to_a = weighted_sum(residuals, hidden)
-    to_z = residuals[..., None] * unit_step(z) * net.a[..., None, :]
+    to_z = where_positive(z, residuals[..., None] * net.a[..., None, :])
     to_w = transpose(to_z) * x if x.shape[-2] == 1 else transpose(to_z) @ x
     rate = np.asarray(learning_rate)[..., None] if np.ndim(learning_rate) else learning_rate
     if max_norm is not None:
@@ -313,3 +324,50 @@ def relu_step(net: ReluNet, x: Array, y: Array, learning_rate: Any, max_norm: An
         rate = rate * (max_norm / np.maximum(norms, max_norm))
     to_weights = rate[..., None] if np.ndim(rate) else rate
     return ReluNet(net.a - rate * to_a, net.w - to_weights * to_w)
+
+
+def relu_single_steps(
+    net: ReluNet, x: Array, y: Array, places: Array, learning_rate: Any, max_norm: float | None
+) -> ReluNet:
+    r"""SGD of many networks, each step of each a :func:`relu_step` on one example; arguments unchecked.
+
+    A step moves the inner weights by $u_tx_t^\top$. So the preactivations of a block of steps need the weights only as
+    they were before it, $w x_t-\sum_{s<t}u_s\,x_s^\top x_t$, and the weights move once, after the block.
+
+    Parameters
+    ----------
+    net : ReluNet of shapes (n_runs, m) and (n_runs, m, d)
+    x, y : arrays, shapes (n, d) and (n,)
+        The examples of all runs.
+    places : array of int, shape (n_steps, n_runs)
+        Which example each step takes.
+    learning_rate : number, or array of shape (n_runs,)
+    max_norm : float, optional
+    """
+    a, w = net.a.copy(), net.w.copy()
+    # What of the slope of an output is along the outer weights, and along the preactivations.
+    slopes = np.empty_like(a, shape=(2, *a.shape))
+    hidden, to_z = slopes
+    for start in range(0, len(places), BLOCK):
+        chosen = places[start : start + BLOCK]
+        inputs = x[chosen.T]
+        gram, before = inputs @ transpose(inputs), np.swapaxes(inputs @ transpose(w), 0, 1).copy()
+        lengths = np.diagonal(gram, axis1=1, axis2=2).T.copy()
+        moves = np.empty_like(a, shape=(len(a), len(chosen), a.shape[-1]))
+        for step, (z, squared, targets) in enumerate(zip(before, lengths, y[chosen], strict=True)):
+            z -= (gram[:, step, None, :step] @ moves[:, :step])[:, 0]
+            np.greater(z, 0, out=to_z)
+            np.multiply(to_z, z, out=hidden)
+            to_z *= a
+            factors = np.vecdot(hidden, a)
+            factors -= targets
+            if max_norm is not None:
+                squares = np.vecdot(slopes, slopes)
+                norms = np.abs(factors) * np.sqrt(squares[0] + squared * squares[1])
+                factors *= max_norm / np.maximum(norms, max_norm)
+            factors *= learning_rate
+            slopes *= factors[:, None]
+            moves[:, step] = to_z
+            a -= hidden
+        w -= transpose(moves) @ inputs
+    return ReluNet(a, w)
