@@ -12,9 +12,10 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from refimpl.incontext.context_prompt_tuning.tokens import project_tokens
+from refimpl.primitives.attention import attention_weights
 from refimpl.primitives.checks import check_integer, check_number, check_shapes, checked
-from refimpl.primitives.normalization import log_sum_exp, softmax, softmax_vjp
-from refimpl.primitives.numbers import Array, exp, row_dot, row_max, row_sum, transpose
+from refimpl.primitives.normalization import log_sum_exp_vjp, softmax
+from refimpl.primitives.numbers import Array, constant, row_dot, transpose
 
 
 class FewShots(NamedTuple):
@@ -206,54 +207,33 @@ def kernel_prompt_loss_vjp(
 ) -> tuple[Array, Callable[[Array], tuple[Array]]]:
     """:func:`kernel_prompt_loss` and its pullback ``cotangent -> (keys,)``: the prompt is all that is tuned."""
     n = keys.shape[-2]
-    others = ~np.eye(n, dtype=bool)
-    appended = _Term(inputs, keys, values, example_targets, others if leave_out else None, sharpness, confidence)
+    appended = ~np.eye(n, dtype=bool) if leave_out else np.ones((n, n), dtype=bool)
     before = np.tri(n, k=-1, dtype=bool)
     before[0, 0] = True  # the first label has no context; whatever it attends to, its weight is 0
-    recent = _Term(keys, keys, values, context_targets, before, sharpness, confidence)
     label_weights = (np.arange(n) > 0).astype(int) * context_weights
-    label_weights = label_weights.astype(keys.dtype)
-    loss = (example_weight * appended.losses.sum(axis=-1) / n + (recent.losses * label_weights).sum(axis=-1)) / n
+
+    # Appended examples and context labels are queries of one attention, that see different keys.
+    queries = np.concatenate([inputs, keys], axis=-2)
+    targets = np.concatenate([example_targets, context_targets], axis=-2)
+    weights = np.concatenate([0 * label_weights + example_weight / constant(n, keys), label_weights]) / n
+    weights = weights.astype(keys.dtype)
+    attention = attention_weights(queries, sharpness * keys, np.concatenate([appended, before]))
+    logits = confidence * (attention @ values)
+    log_sums, pull_log_sums = log_sum_exp_vjp.unchecked(logits)
+    losses = log_sums - row_dot(targets, logits)[..., 0]
 
     def pullback(cotangent: Array) -> tuple[Array]:
-        cotangent = np.asanyarray(cotangent)[..., None]
-        _, from_appended = appended.pull(example_weight * cotangent / n**2)
-        to_queries, to_keys = recent.pull(cotangent * label_weights / n)
-        return (from_appended + to_queries + to_keys,)
+        to_losses = np.asanyarray(cotangent)[..., None] * weights
+        (to_logits,) = pull_log_sums(to_losses)
+        to_logits -= to_losses[..., None] * targets
+        to_logits *= confidence
+        to_scores = to_logits @ transpose(values)
+        to_scores -= row_dot(attention, to_scores)
+        to_scores *= attention
+        to_scores *= sharpness
+        return (transpose(to_scores) @ queries + to_scores[..., n:, :] @ keys,)
 
-    return np.asanyarray(loss), pullback
-
-
-class _Term:
-    """Cross-entropies of queries against a context that each sees in part, and their pullback."""
-
-    def __init__(
-        self, queries: Array, keys: Array, values: Array, targets: Array, mask: Any, sharpness: Any, confidence: Any
-    ) -> None:
-        self.queries, self.keys, self.values, self.targets = queries, keys, values, targets
-        self.sharpness, self.confidence = sharpness, confidence
-        scores = sharpness * (queries @ transpose(keys))
-        if mask is None:
-            self.attention, self.pull_attention = softmax_vjp.unchecked(scores)
-        else:
-            shown = mask.astype(int) if scores.dtype == object else mask.astype(scores.dtype)
-            hidden = scores if scores.dtype == object else np.where(mask, scores, -np.inf)
-            weights = exp(hidden - row_max(hidden)) * shown
-            self.attention = weights / row_sum(weights)
-            self.pull_attention = self._pull_masked
-        logits = confidence * (self.attention @ values)
-        self.probabilities = softmax.unchecked(logits)
-        self.losses = log_sum_exp.unchecked(logits) - row_dot(targets, logits)[..., 0]
-
-    def _pull_masked(self, cotangent: Array) -> tuple[Array]:
-        return (self.attention * (cotangent - row_dot(self.attention, cotangent)),)
-
-    def pull(self, weights: Array) -> tuple[Array, Array]:
-        """The cotangents of queries and keys."""
-        to_logits = weights[..., None] * (self.probabilities - self.targets)
-        (to_scores,) = self.pull_attention(self.confidence * (to_logits @ transpose(self.values)))
-        to_scores = self.sharpness * to_scores
-        return to_scores @ self.keys, transpose(to_scores) @ self.queries
+    return np.asanyarray((losses * weights).sum(axis=-1)), pullback
 
 
 class KernelTuning(NamedTuple):

@@ -7,7 +7,7 @@ import numpy as np
 
 from refimpl.primitives.checks import check_array, check_integer, check_number, check_shapes, checked
 from refimpl.primitives.losses import cross_entropy, cross_entropy_vjp
-from refimpl.primitives.numbers import Array, is_symbolic, positive_part, row_dot, sqrt
+from refimpl.primitives.numbers import Array, is_symbolic, positive_part, row_dot, row_max, sqrt
 
 Integers = np.ndarray[Any, np.dtype[np.integer[Any]]]
 Weighting = Literal["decay", "none"]
@@ -295,7 +295,8 @@ def project_tokens(perturbation: Array, radii: Array, norm: Norm = "l2") -> Arra
     if norm == "linf":
         return np.clip(perturbation, -radii, radii)
     largest = _largest(perturbation)
-    lengths = largest * sqrt(row_dot(perturbation / largest, perturbation / largest))
+    scaled = perturbation / largest
+    lengths = largest * sqrt(row_dot(scaled, scaled))
     bounds = radii + positive_part(lengths - radii)
     if not is_symbolic(perturbation):
         bounds = np.where(bounds > 0, bounds, 1)  # radius and perturbation both 0
@@ -306,7 +307,7 @@ def _largest(perturbation: Array) -> Array:
     """A scale for each row by which its squares neither underflow nor overflow."""
     if is_symbolic(perturbation):
         return np.ones((*perturbation.shape[:-1], 1), dtype=object)
-    largest = np.max(np.abs(perturbation), axis=-1, keepdims=True)
+    largest = row_max(np.abs(perturbation))
     return np.where(largest > 0, largest, 1).astype(perturbation.dtype)
 
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from refimpl.primitives.checks import check_integer, check_number, check_shapes, checked
 from refimpl.primitives.linear_systems import check_positive_definite, solve
-from refimpl.primitives.numbers import Array, is_symbolic, transpose
+from refimpl.primitives.numbers import Array, is_symbolic, row_dot, transpose
 
 
 class AttentionWeights(NamedTuple):
@@ -90,23 +90,40 @@ def lsa_predict_vjp(
     weights: EffectiveWeights, x: Array, y: Array, x_query: Array
 ) -> tuple[Array, Callable[[Array], tuple[EffectiveWeights, Array, Array, Array]]]:
     """:func:`lsa_predict` and its pullback ``cotangent -> (weights, x, y, x_query)``."""
-    tokens = np.concatenate([x, y[..., None]], axis=-1)
-    projected = weights.key_query @ x_query[..., None]
-    read, scores = tokens @ weights.value[:, None], tokens @ projected
+    prediction, pull_weights = predict_and_pull_weights(weights, x, y, x_query)
 
     def pullback(cotangent: Array) -> tuple[EffectiveWeights, Array, Array, Array]:
-        cotangent = np.asanyarray(cotangent)[..., None, None]
-        to_read, to_scores = cotangent * scores, cotangent * read
-        to_projected = transpose(tokens) @ to_scores
-        to_weights = EffectiveWeights(
-            value=_over_batch(tokens, to_read)[:, 0],
-            key_query=_over_batch(transpose(to_projected), x_query[..., None, :]),
-        )
+        tokens = np.concatenate([x, y[..., None]], axis=-1)
+        projected = weights.key_query @ x_query[..., None]
+        cotangent = np.asanyarray(cotangent)
+        to_read = cotangent[..., None, None] * (tokens @ projected)
+        to_scores = cotangent[..., None, None] * (tokens @ weights.value[:, None])
         to_tokens = to_read * weights.value + to_scores * transpose(projected)
-        to_query = (weights.key_query.T @ to_projected)[..., 0]
-        return to_weights, to_tokens[..., :-1], to_tokens[..., -1], to_query
+        to_query = (weights.key_query.T @ (transpose(tokens) @ to_scores))[..., 0]
+        return pull_weights(cotangent), to_tokens[..., :-1], to_tokens[..., -1], to_query
 
-    return np.asanyarray((transpose(read) @ scores)[..., 0, 0]), pullback
+    return prediction, pullback
+
+
+def predict_and_pull_weights(
+    weights: EffectiveWeights, x: Array, y: Array, x_query: Array
+) -> tuple[Array, Callable[[Array], EffectiveWeights]]:
+    """:func:`lsa_predict` and the pullback to the weights alone, which is all that training needs; unchecked."""
+    tokens = np.concatenate([x, y[..., None]], axis=-1)
+    rows, queries = tokens.reshape(-1, tokens.shape[-1]), x_query.reshape(-1, x_query.shape[-1])
+    read = (rows @ weights.value).reshape(y.shape)
+    projected = (queries @ transpose(weights.key_query)).reshape(*y.shape[:-1], tokens.shape[-1])
+    scores = (tokens @ projected[..., None])[..., 0]
+
+    def pullback(cotangent: Array) -> EffectiveWeights:
+        cotangent = np.asanyarray(cotangent)[..., None]
+        to_projected = (cotangent * read)[..., None, :] @ tokens
+        return EffectiveWeights(
+            value=(cotangent * scores).reshape(-1) @ rows,
+            key_query=transpose(to_projected.reshape(-1, tokens.shape[-1])) @ queries,
+        )
+
+    return row_dot(read, scores)[..., 0], pullback
 
 
 def _over_batch(left: Array, right: Array) -> Array:

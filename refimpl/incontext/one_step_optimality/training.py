@@ -5,7 +5,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from refimpl.incontext.one_step_optimality.model import EffectiveWeights, check_weights, lsa_predict, lsa_predict_vjp
+from refimpl.incontext.one_step_optimality.model import (
+    EffectiveWeights,
+    check_weights,
+    lsa_predict,
+    predict_and_pull_weights,
+)
 from refimpl.incontext.one_step_optimality.population import check_law, population_core
 from refimpl.primitives.checks import check_integer, check_number
 from refimpl.primitives.numbers import Array
@@ -117,9 +122,9 @@ class SampleTraining(NamedTuple):
 
 def sample_loss_and_gradients(weights: EffectiveWeights, tasks: ScalarTasks) -> tuple[Any, EffectiveWeights]:
     r"""The mean of $(\hat y-y_{n+1})^2$ over the tasks and its gradient; arguments unchecked."""
-    prediction, pullback = lsa_predict_vjp.unchecked(weights, tasks.x, tasks.y, tasks.x_query)
+    prediction, pull_weights = predict_and_pull_weights(weights, tasks.x, tasks.y, tasks.x_query)
     residual = prediction - tasks.y_query
-    return np.mean(residual**2), pullback(2 * residual / residual.size)[0]
+    return residual @ residual / residual.size, pull_weights((2 / residual.size) * residual)
 
 
 def train_on_tasks(
