@@ -1,7 +1,8 @@
 """Theory curves, closed-form students and network training beside jitted JAX, at the paper's sizes in float64.
 
 ``python -m tests.benchmarks.bench_high_dimensional``. To reach: never slower by more than a tenth. Steps
-of small networks, the last five rows, do not reach it: a compiler fuses their passes over memory.
+of small networks, the last five rows, do not reach it: beside their products of matrices they are some ten passes over
+memory of a microsecond or more each, and a compiler fuses these.
 """
 
 import sys
@@ -14,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from refimpl.dynamics.high_dimensional import (
+    deep_linear_flow,
     generalization_error,
     gradient_flow_weights,
     optimal_stopping_time,
@@ -21,7 +23,6 @@ from refimpl.dynamics.high_dimensional import (
     train_two_layer_relu,
     training_error,
 )
-from refimpl.dynamics.high_dimensional.deep import deep_linear_velocity
 from refimpl.dynamics.high_dimensional.spectrum import quadrature_for
 from refimpl.tasks.teacher_student import sample_linear_problems, sample_relu_problems
 
@@ -95,13 +96,6 @@ def jax_deep(weights: Any, correlation: Any, moment: Any, n_weights: int, rate: 
     return jax.lax.fori_loop(0, n_steps, step, weights)
 
 
-def deep(weights: Any, correlation: Any, moment: Any, n_weights: int, rate: float, n_steps: int) -> Any:
-    for _ in range(n_steps):
-        direction = moment - (weights[:, None] @ correlation)[:, 0]
-        weights = weights + rate * deep_linear_velocity(weights, direction, n_weights)
-    return weights
-
-
 def main() -> int:
     pin_to_one_core()
     rng = np.random.default_rng(0)
@@ -170,7 +164,7 @@ def main() -> int:
     for n_weights in (2, 3):
         against(
             f"deep linear flow, 60 problems, N = P = 60, n = {n_weights}, 50 steps",
-            lambda w, c, m, n=n_weights: deep(w, c, m, n, 0.001, 50),
+            lambda w, c, m, n=n_weights: deep_linear_flow(w, c, m, n, 0.001, 50),
             lambda w, c, m, n=n_weights: jax_deep(w, c, m, n, 0.001, 50),
             problems.initial,
             problems.x @ np.swapaxes(problems.x, -1, -2),

@@ -15,6 +15,7 @@ from refimpl.dynamics.high_dimensional import (
     balanced_layers,
     balanced_state,
     deep_linear_descent_step,
+    deep_linear_flow,
     deep_linear_flow_step,
 )
 from refimpl.dynamics.high_dimensional.deep import balanced_step, deep_linear_velocity
@@ -163,12 +164,9 @@ def trained(n_weights: int, noise_variance: float, n_draws: int, rng: np.random.
     rate = 0.02 / (n_weights * n_inputs ** (1 - 1 / n_weights))
     rate = rate if n_weights > 1 else 0.02
     errors = []
-    for index in range(4001):
-        if index % 20 == 0:
-            errors.append(((weights - teacher) ** 2).mean(axis=-1) + noise_variance)
-        direction = moment - (weights[..., None, :] @ correlation)[..., 0, :]
-        velocity = direction if n_weights == 1 else deep_linear_velocity(weights, direction, n_weights)
-        weights = weights + rate * velocity
+    for index in range(201):
+        weights = deep_linear_flow(weights, correlation, moment, n_weights, rate, 20 if index else 0)
+        errors.append(((weights - teacher) ** 2).mean(axis=-1) + noise_variance)
     return np.array(errors)
 
 

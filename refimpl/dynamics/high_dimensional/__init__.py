@@ -44,6 +44,7 @@ from refimpl.dynamics.high_dimensional.deep import (
     balanced_layers,
     balanced_state,
     deep_linear_descent_step,
+    deep_linear_flow,
     deep_linear_flow_step,
 )
 from refimpl.dynamics.high_dimensional.errors import (
@@ -99,6 +100,7 @@ __all__ = [
     "balanced_layers",
     "balanced_state",
     "deep_linear_descent_step",
+    "deep_linear_flow",
     "deep_linear_flow_step",
     "displacement_norm",
     "effective_noise_variance",

@@ -201,6 +201,10 @@ def deep_linear_velocity(weights: Array, direction: Array, n_weights: Any) -> Ar
 
 def _check_flow(weights: Array, x: Array, y: Array, n_weights: int, learning_rate: Any) -> None:
     check_shapes(weights=(weights, "... n_inputs"), x=(x, "... n_inputs n_examples"), y=(y, "... n_examples"))
+    _check_flow_numbers(weights, n_weights, learning_rate)
+
+
+def _check_flow_numbers(weights: Array, n_weights: int, learning_rate: Any) -> None:
     check_number("learning_rate", learning_rate, "(0, inf)")
     if check_integer("n_weights", n_weights, 1) == 1 or is_symbolic(weights):
         return
@@ -238,3 +242,58 @@ def deep_linear_flow_step(weights: Array, x: Array, y: Array, n_weights: int, le
     if n_weights == 1:
         return np.asanyarray(weights + learning_rate * direction)
     return np.asanyarray(weights + learning_rate * deep_linear_velocity(weights, direction, n_weights))
+
+
+def _check_moments(
+    weights: Array, correlation: Array, moment: Array, n_weights: int, learning_rate: Any, n_steps: int
+) -> None:
+    check_shapes(
+        weights=(weights, "... n_inputs"),
+        correlation=(correlation, "... n_inputs n_inputs"),
+        moment=(moment, "... n_inputs"),
+    )
+    check_integer("n_steps", n_steps, 0)
+    _check_flow_numbers(weights, n_weights, learning_rate)
+
+
+@checked(_check_moments)
+def deep_linear_flow(
+    weights: Array, correlation: Array, moment: Array, n_weights: int, learning_rate: Any, n_steps: int
+) -> Array:
+    r"""Steps of :func:`deep_linear_flow_step` from the data's moments alone: $g=yX^\top-wXX^\top$ (floats only).
+
+    Parameters
+    ----------
+    weights : array, shape (..., n_inputs), not zero if there is more than one matrix
+    correlation : array, shape (..., n_inputs, n_inputs)
+        $XX^\top$.
+    moment : array, shape (..., n_inputs)
+        $yX^\top$.
+    n_weights : int >= 1
+    learning_rate : number > 0
+    n_steps : int >= 0
+
+    Returns
+    -------
+    array, shape (..., n_inputs)
+
+    Raises
+    ------
+    ValueError
+        As :func:`deep_linear_flow_step`, or if there are fewer than 0 steps.
+
+    Source: arXiv 1710.03667, deep linear networks; the form for one output.
+    """
+    weights, exponent = weights.copy(), 1 - 1 / n_weights
+    for _ in range(n_steps):
+        direction = moment - (weights[..., None, :] @ correlation)[..., 0, :]
+        if n_weights == 1:
+            direction *= learning_rate
+        else:
+            squared = np.vecdot(weights, weights)
+            scale = learning_rate * squared**exponent
+            along = (n_weights - 1) * np.vecdot(weights, direction)
+            direction *= scale[..., None]
+            weights *= (1 + scale * along / squared)[..., None]
+        weights += direction
+    return weights

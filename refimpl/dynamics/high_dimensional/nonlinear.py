@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from refimpl.dynamics.high_dimensional.linear import check_times, flow_filter, modes, residual
+from refimpl.dynamics.high_dimensional.linear import check_times, flow_filter, modes
 from refimpl.primitives.checks import check_integer, check_number, check_shapes
 from refimpl.primitives.memory import keep_freed_memory
-from refimpl.primitives.numbers import Array, positive_part, row_dot, transpose, unit_step
+from refimpl.primitives.numbers import Array, positive_part, transpose
 from refimpl.primitives.two_layer import two_layer_relu
 
 
@@ -168,21 +168,12 @@ def sample_two_layer(
     return TwoLayer(inner, rng.standard_normal((n_networks, n_hidden)) * (scale / n_hidden**0.5))
 
 
-def two_layer_gradients(network: TwoLayer, x: Array, rows: Array, y: Array) -> TwoLayer:
-    r"""Of $\frac1{2P}\lVert y-f(X)\rVert^2$, with the inputs in columns and in `rows`; arguments unchecked.
+def train_two_layer_relu(x: Array, y: Array, network: TwoLayer, learning_rate: Any, n_steps: int) -> TwoLayer:
+    r"""Full-batch gradient descent on $\frac1{2P}\lVert y-f(X)\rVert^2$ in both layers (floats only).
 
     With $Z=WX$, $H=\max(Z,0)$ and $r=y-vH$: $\partial_v=-rH^\top/P$,
     $\partial_W=-\big[(v^\top\odot\mathbb 1_{Z>0})\odot r\big]X^\top/P$, with slope 0 at 0. As $H=\mathbb 1_{Z>0}\odot
     WX$, both come from the one product $-(\mathbb 1_{Z>0}\odot r)X^\top/P$.
-    """
-    before = network.inner @ x
-    excess = residual(network.outer, positive_part(before), y) / -y.shape[-1]
-    both = unit_step(before) @ (excess[..., None] * rows)
-    return TwoLayer(network.outer[..., None] * both, row_dot(network.inner, both)[..., 0])
-
-
-def train_two_layer_relu(x: Array, y: Array, network: TwoLayer, learning_rate: Any, n_steps: int) -> TwoLayer:
-    r"""Full-batch gradient descent on $\frac1{2P}\lVert y-f(X)\rVert^2$ in both layers.
 
     Parameters
     ----------
@@ -212,14 +203,24 @@ def train_two_layer_relu(x: Array, y: Array, network: TwoLayer, learning_rate: A
         outer=(network.outer, "... n_hidden"),
     )
     check_number("learning_rate", learning_rate, "(0, inf)")
+    n_steps, rate = check_integer("n_steps", n_steps, 0), learning_rate / y.shape[-1]
     keep_freed_memory()
-    rows = np.ascontiguousarray(transpose(x))
-    for _ in range(check_integer("n_steps", n_steps, 0)):
-        gradients = two_layer_gradients(network, x, rows, y)
-        network = TwoLayer(
-            network.inner - learning_rate * gradients.inner, network.outer - learning_rate * gradients.outer
-        )
-    return network
+    inner, outer = (layer.copy() for layer in network)
+    rows, active = np.ascontiguousarray(transpose(x)), np.empty_like(inner @ x)
+    hidden = np.empty_like(active)
+    for _ in range(n_steps):
+        np.matmul(inner, x, out=hidden)
+        np.greater(hidden, 0, out=active)
+        hidden *= active
+        excess = (outer[..., None, :] @ hidden)[..., 0, :]
+        excess -= y
+        excess *= rate
+        both = active @ (excess[..., None] * rows)
+        to_outer = np.vecdot(inner, both)
+        both *= outer[..., None]
+        inner -= both
+        outer -= to_outer
+    return TwoLayer(inner, outer)
 
 
 def mean_squared_error(network: TwoLayer, x: Array, y: Array) -> Array:

@@ -13,6 +13,7 @@ from refimpl.dynamics.high_dimensional import (
     balanced_layers,
     balanced_state,
     deep_linear_descent_step,
+    deep_linear_flow,
     deep_linear_flow_step,
     effective_noise_variance,
     gradient_descent_weights,
@@ -26,7 +27,6 @@ from refimpl.dynamics.high_dimensional import (
     sample_two_layer,
     train_two_layer_relu,
 )
-from refimpl.dynamics.high_dimensional.nonlinear import two_layer_gradients
 from refimpl.oracle.spec import examples, find_spec
 from refimpl.primitives.trees import leaves, tree_map
 from refimpl.primitives.two_layer import two_layer_relu_vjp
@@ -112,15 +112,29 @@ def test_the_feature_student_is_the_linear_student_on_features() -> None:
     np.testing.assert_allclose(rademacher_bound_naive(weights[2], h), rademacher_bound(curve.norm[2], h), rtol=1e-11)
 
 
-def test_two_layer_gradients_are_the_pullback_of_the_network() -> None:
+def test_training_steps_along_the_pullback_of_the_network() -> None:
     for arguments in examples(find_spec("high_dimensional/train_two_layer_relu"), 40, 2):
         x, y, network = arguments["x"], arguments["y"], arguments["network"]
-        rows = np.swapaxes(x, -1, -2)
-        output, pull = two_layer_relu_vjp(rows, *network)
-        _, to_inner, to_outer = pull((output - y) / y.shape[-1])
-        gradients = two_layer_gradients(network, x, rows, y)
-        for found, expected in ((gradients.inner, to_inner), (gradients.outer, to_outer)):
-            np.testing.assert_allclose(found, expected, atol=1e-13 * (1 + np.max(np.abs(expected))))
+        output, pull = two_layer_relu_vjp(np.swapaxes(x, -1, -2), *network)
+        _, *gradients = pull((output - y) / y.shape[-1])
+        stepped = train_two_layer_relu(x, y, network, 0.5, 1)
+        for found, start, gradient in zip(stepped, network, gradients, strict=True):
+            scale = 1 + np.max(np.abs(gradient)) + np.max(np.abs(start))
+            np.testing.assert_allclose(found, start - gradient / 2, atol=1e-13 * scale)
+
+
+@pytest.mark.parametrize("n_weights", [1, 2, 3])
+def test_the_flow_by_moments_is_its_steps(n_weights: int) -> None:
+    problems = sample_linear_problems(4, 6, 9, 1.0, 0.5, 0.3, rng())
+    rows, expected = np.swapaxes(problems.x, -1, -2), problems.initial
+    for _ in range(30):
+        expected = deep_linear_flow_step(expected, problems.x, problems.y, n_weights, 0.01)
+    moments = problems.x @ rows, (problems.y[:, None] @ rows)[:, 0]
+    found = deep_linear_flow(problems.initial, *moments, n_weights, 0.01, 30)
+    np.testing.assert_allclose(found, expected, rtol=1e-11, atol=1e-13)
+    single = deep_linear_flow(*(one.astype(np.float32) for one in (problems.initial, *moments)), n_weights, 0.01, 30)
+    assert single.dtype == np.float32
+    np.testing.assert_allclose(single, expected, atol=1e-4)
 
 
 def test_training_in_pieces_is_training() -> None:
@@ -184,6 +198,8 @@ NETWORK = TwoLayer(np.ones((4, 3)), np.ones(4))
         (lambda: balanced_layers(balanced_state(W, 3), [np.ones(2)]), "directions: expected 2 of them, got 1"),
         (lambda: deep_linear_flow_step(0 * W, X, Y, 2, 0.1), "weights: expected weights that are not 0"),
         (lambda: deep_linear_flow_step(W, X, np.ones(3), 2, 0.1), "y: expected n_examples 2"),
+        (lambda: deep_linear_flow(0 * W, X @ X.T, W, 2, 0.1, 3), "weights: expected weights that are not 0"),
+        (lambda: deep_linear_flow(W, X @ X.T, W, 2, 0.1, -1), "n_steps: expected an integer >= 0"),
         (lambda: deep_linear_flow_step(W, X, Y, 2, -0.1), "learning_rate: expected a number in"),
         (lambda: deep_linear_flow_step(W, X, Y, 0, 0.1), "n_weights: expected an integer >= 1"),
         (lambda: balanced_descent_step(BalancedState(np.ones(2), Y), X, Y, 0.1), "x: expected n_inputs 2"),
