@@ -11,7 +11,6 @@ import numpy as np
 from refimpl.primitives import numbers
 from refimpl.primitives.checks import check_array, checked
 from refimpl.primitives.numbers import Array, absolute, constant, exp, log1p, positive_part, sqrt, unit_step
-from refimpl.primitives.special import normal_area
 
 Pullback = Callable[[Array], tuple[Array]]
 
@@ -138,31 +137,31 @@ def gelu(x: Array) -> Array:
 @checked(_check)
 def gelu_vjp(x: Array) -> tuple[Array, Pullback]:
     r""":func:`gelu` and its pullback: the derivative is $\Phi(x)+x\varphi(x)$."""
-    output = _normal_cdf(x)
-    slope = _square(x)
-    slope *= constant("-0.5", x)
-    slope = exp(slope)
+    cdf = _normal_cdf(x)
+    slope = exp(-_square(x) / 2)
     slope *= x
-    slope *= 1 / sqrt(2 * constant("pi", x))
-    slope += output
-    output *= x
-    return output, _pull(slope)
+    slope /= sqrt(2 * constant("pi", x))
+    slope += cdf
+    cdf *= x
+    return cdf, _pull(slope)
 
 
 def gelu_of_both_signs(x: Array, n: int) -> tuple[Array, Array]:
-    """``gelu(x)`` and ``gelu(-x[:n])`` to the last bit, for one evaluation of an odd function; unchecked."""
-    half = constant("0.5", x)
-    area = normal_area(x)
-    opposite = half - area[:n]
+    """``gelu(x)`` and ``gelu(-x[:n])`` to the last bit, for one evaluation of the odd error function; unchecked."""
+    erf_of_x = numbers.erf(x / sqrt(constant(2, x)))
+    opposite = 1 - erf_of_x[:n]
+    opposite /= 2
     opposite *= -x[:n]
-    area += half
-    area *= x
-    return area, opposite
+    erf_of_x += 1
+    erf_of_x /= 2
+    erf_of_x *= x
+    return erf_of_x, opposite
 
 
 def _normal_cdf(x: Array) -> Array:
-    cdf = normal_area(x)
-    cdf += constant("0.5", x)
+    cdf = numbers.erf(x / sqrt(constant(2, x)))
+    cdf += 1
+    cdf /= 2
     return cdf
 
 
@@ -177,41 +176,35 @@ def gelu_tanh(x: Array) -> Array:
 
     Source: Hendrycks and Gimpel, arXiv 1606.08415, Section 2; the default of ``jax.nn.gelu``.
     """
-    return x * _gate(x)
+    return x * ((1 + numbers.tanh(_cubic(x))) / 2)
 
 
 @checked(_check)
 def gelu_tanh_vjp(x: Array) -> tuple[Array, Pullback]:
     """:func:`gelu_tanh` and its pullback."""
-    gate = _gate(x)
-    output = x * gate
-    # The derivative of the gate is gate (1 - gate) times a quadratic of x. Far out that is 0 times x^2, which must not
-    # be 0 times infinity: x one by one.
-    steepness = 1 - gate
+    half = numbers.tanh(_cubic(x))
+    half += 1
+    half /= 2
+    output = x * half
+    # (1 - tanh^2) / 4 = half (1 - half). Far out it is 0, and 0 times x^2 must not be 0 times infinity: x one by one.
+    steepness = 1 - half
     steepness *= output
     slope = steepness * x
     slope *= x
     slope *= 3 * constant("0.044715", x)
     slope += steepness
     slope *= 2 * sqrt(2 / constant("pi", x))
-    slope += gate
+    slope += half
     return output, _pull(slope)
 
 
-def _gate(x: Array) -> Array:
-    r"""$\frac12(1+\tanh u)$ for $u=\sqrt{2/\pi}\,(x+0.044715x^3)$; on floats $1/(1+e^{-2u})$, at half the cost."""
+def _cubic(x: Array) -> Array:
     with np.errstate(over="ignore"):
-        gate = x * x
-        gate *= constant("0.044715", x)
-        gate += 1
-        gate *= x
-        gate *= sqrt(2 / constant("pi", x))
-        if x.dtype == object:
-            return np.asanyarray((1 + numbers.tanh(gate)) / 2)
-        gate *= -2
-        gate = exp(gate)
-        gate += 1
-        return np.asanyarray(1 / gate)
+        inner = constant("0.044715", x) * x * x
+        inner += 1
+        inner *= x
+        inner *= sqrt(2 / constant("pi", x))
+    return inner
 
 
 def _square(x: Array) -> Array:

@@ -5,10 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from refimpl.primitives.numbers import Array, constant, erf, erfc, exp, sqrt
-
-# Of the table of the normal law: points a unit, and where it ends, for 1 - Phi(9) is less than any roundoff of 1.
-PER_UNIT, FAR = 256, 9
+from refimpl.primitives.numbers import Array, constant, erfc, exp, sqrt
 
 # Of the continued fraction of the incomplete beta function: enough for longdouble at arguments up to a half.
 STEPS = 200
@@ -26,43 +23,6 @@ def normal_distribution(x: Array) -> Array:
     from scipy import special
 
     return np.asanyarray(special.ndtr(x))
-
-
-def normal_area(x: Array) -> Array:
-    r"""$\Phi(x)-\frac12=\int_0^x\phi$, elementwise, odd to the last bit, to the roundoff of 1; arguments unchecked.
-
-    In single and double precision from the nearest point of a table on, at a third of the cost of an error function:
-    over a step $h$ around $m$ the integral is $\phi(m)\,h\,(1+(m^2-1)h^2/24)$, to $\lvert h\rvert^5/1500$.
-    """
-    if type(x) is not np.ndarray or x.dtype.char not in "fd":
-        return np.asanyarray(erf(x / sqrt(constant(2, x))) / 2)
-    inside = np.clip(x, -FAR, FAR)
-    place = np.rint(inside * PER_UNIT)
-    step = place * (-1 / PER_UNIT)
-    step += inside
-    middle = step * -0.5
-    middle += inside
-    middle *= middle
-    density = np.exp(middle * -0.5)
-    place += FAR * PER_UNIT
-    area = _areas(x.dtype).take(place.astype(np.int32), mode="clip")  # what is not a number stays none
-    height = (2 * np.pi) ** -0.5
-    middle -= 1
-    middle *= step
-    middle *= step
-    middle *= height / 24
-    middle += height
-    middle *= step
-    middle *= density
-    area += middle
-    return area
-
-
-@cache
-def _areas(dtype: np.dtype[Any]) -> Array:
-    points = np.arange(FAR * PER_UNIT + 1) / PER_UNIT
-    areas = erf(points / np.sqrt(2)) / 2
-    return np.concatenate([-areas[:0:-1], areas]).astype(dtype)
 
 
 def gamma_ratio(x: Any, like: Array) -> Array:
