@@ -10,6 +10,7 @@ from refimpl.dynamics.high_dimensional import (
     TwoLayer,
     balanced_descent_step,
     deep_linear_descent_step,
+    deep_linear_flow,
     deep_linear_flow_step,
     rademacher_bound_naive,
     random_features,
@@ -28,7 +29,7 @@ from refimpl.oracle.specs.dynamics.high_dimensional.linear import (
     times_four,
     unchanged,
 )
-from refimpl.primitives.numbers import Array
+from refimpl.primitives.numbers import Array, transpose
 
 RATES = st.sampled_from((0.001, 0.01, 0.1))
 
@@ -75,6 +76,31 @@ register(
             ),
         ),
         mistakes={("missing term", "all modes alike"): _decoupled},
+    )
+)
+
+
+@st.composite
+def _flows(draw: st.DrawFn) -> Arguments:
+    step = draw(_flow_steps())
+    x, y = step.pop("x"), step.pop("y")
+    moments = {"correlation": x @ transpose(x), "moment": (x @ y[..., None])[..., 0]}
+    return step | moments | {"n_steps": draw(st.integers(0, 4))}
+
+
+register(
+    Spec(
+        name="high_dimensional/deep_linear_flow",
+        reference=deep_linear_flow,
+        arguments=_flows(),
+        dtypes=SINGLE,
+        relations=(
+            Relation(
+                "inputs and weights reflected",
+                changed(correlation=lambda c: reflect(reflect(c, -1), -2), moment=reflect, weights=reflect),
+                lambda output, arguments: reflect(output),
+            ),
+        ),
     )
 )
 
