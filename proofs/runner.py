@@ -22,6 +22,7 @@ from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, ProcessP
 from concurrent.futures.process import BrokenProcessPool
 from functools import cache
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any, NamedTuple
 
 import proofs
@@ -197,6 +198,8 @@ def run_on_this_machine(tasks: Sequence[Task], jobs: int) -> Generator[Result, N
     waiting = deque(sorted(tasks, key=lambda wanted: wanted.header["cost"] != "full"))
     attempts: Counter[str] = Counter()
     running: dict[Future[Result], tuple[ProcessPoolExecutor, Task]] = {}
+    # Unlike in `wait`, Ctrl-C cannot come between taking a future's lock and giving it back.
+    ended: SimpleQueue[Future[Result]] = SimpleQueue()
     with _worker_environment():
         idle = [_worker() for _ in range(min(jobs, len(tasks)))]
         try:
@@ -205,26 +208,28 @@ def run_on_this_machine(tasks: Sequence[Task], jobs: int) -> Generator[Result, N
                     worker, wanted = idle.pop(), waiting[0]
                     with _interrupts_deferred():
                         try:
-                            running[worker.submit(decide, wanted)] = worker, wanted
+                            future = worker.submit(decide, wanted)
                         except BrokenProcessPool:  # it died while idle
                             idle.append(_worker())
                             continue
+                        running[future] = worker, wanted
+                        future.add_done_callback(ended.put)
                     attempts[waiting.popleft().header["claim"]] += 1
-                for future in wait(running, return_when=FIRST_COMPLETED).done:
-                    worker, wanted = running.pop(future)
-                    try:
-                        result = future.result()
-                    except BrokenProcessPool:
-                        worker.shutdown(wait=False)
-                        idle.append(_worker())
-                        if attempts[wanted.header["claim"]] < ATTEMPTS:
-                            waiting.append(wanted)
-                            continue
-                        reason = f"its worker process died {ATTEMPTS} times (killed, out of memory, or crashed)"
-                        result = _result(wanted, _no_outcome("error", reason), 0.0)
-                    else:
-                        idle.append(worker)
-                    yield result
+                future = ended.get()
+                worker, wanted = running.pop(future)
+                try:
+                    result = future.result()
+                except BrokenProcessPool:
+                    worker.shutdown(wait=False)
+                    idle.append(_worker())
+                    if attempts[wanted.header["claim"]] < ATTEMPTS:
+                        waiting.append(wanted)
+                        continue
+                    reason = f"its worker process died {ATTEMPTS} times (killed, out of memory, or crashed)"
+                    result = _result(wanted, _no_outcome("error", reason), 0.0)
+                else:
+                    idle.append(worker)
+                yield result
         finally:
             for worker, _ in running.values():
                 _kill(worker)

@@ -137,11 +137,15 @@ class Emulated(np.ndarray[Any, Any]):
 
     def __array_function__(self, function: Any, types: Any, args: Any, kwargs: Any) -> Any:
         if self.rng is not None and function in (np.einsum, np.dot, np.inner, np.tensordot):
-            plain = tree_map(_plain, args)
+            plain, out = tree_map(_plain, args), kwargs.pop("out", None)
             sizes = tree_map(lambda x: np.abs(x) if isinstance(x, np.ndarray) else x, plain)
             result = np.array(function(*plain, **kwargs))
             terms = max(1, max(np.size(x) for x in plain if isinstance(x, np.ndarray)) // max(1, result.size))
-            return self._settle(result, np.array(function(*sizes, **kwargs)) * (2 * self._of_sum(terms)))
+            settled = self._settle(result, np.array(function(*sizes, **kwargs)) * (2 * self._of_sum(terms)))
+            if out is None:
+                return settled
+            _plain(out)[...] = _plain(settled)
+            return out
         is_linear_algebra = function.__module__ == "numpy.linalg"
         if self.rng is not None and is_linear_algebra:
             args, kwargs = tree_map(lambda x: self._settle(x.copy()) if isinstance(x, Emulated) else x, (args, kwargs))

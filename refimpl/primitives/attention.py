@@ -310,10 +310,10 @@ def multi_head_attention_vjp(
 ) -> tuple[Array, Callable[[Array], tuple[Array, MultiHeadAttention]]]:
     """:func:`multi_head_attention` and its pullback ``cotangent -> (x, weights)``."""
     masks = _masks(x, kind, causal, key_mask)
-    return multi_head_vjp(x, weights, partial(_KINDS[kind][1], **masks))
+    return multi_head_with(x, weights, partial(_KINDS[kind][1], **masks))
 
 
-def multi_head_vjp(
+def multi_head_with(
     x: Array, weights: MultiHeadAttention, attend_vjp: Callable[[Array, Array, Array], Any]
 ) -> tuple[Array, Callable[[Array], tuple[Array, MultiHeadAttention]]]:
     """Heads of any attention, and their pullback ``cotangent -> (x, weights)``; arguments unchecked.

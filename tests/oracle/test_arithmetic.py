@@ -129,6 +129,15 @@ def test_products_move_with_their_terms_not_their_result() -> None:
     assert 1e-8 < np.std(draws) < 1e-6
 
 
+def test_a_contraction_into_an_array_is_the_one_returned() -> None:
+    a = np.array([[1.0, -2.0], [-3.0, 5.0]], dtype=np.float32)
+    out = np.empty_like(a)
+    x = random_kind("float32").of(a)
+    assert np.einsum("ij,kj->ik", x, x, out=out) is out
+    assert np.array_equal(out, plain(np.einsum("ij,kj->ik", *[random_kind("float32").of(a)] * 2)))
+    assert np.allclose(out, a @ a.T, rtol=1e-5)
+
+
 def test_a_softmax_moves_as_if_by_logarithms() -> None:
     """Weights of one row made from logits near 1000 are as good as exp(x - log-sum-exp), which rounds 1000."""
     x = np.array([[1000.0, 990.0]])

@@ -28,11 +28,21 @@ $a,\ b,\ \beta=a\odot b$            ``DiagonalNet(a, b)``                 ``(...
 $r(\theta)$                         ``balance_ratio``                     ``(...)``, at least 1
 ==================================  ====================================  =====================================
 
-The parts: :mod:`.sharpness`, :mod:`.stability` and :mod:`.loss_stability` (Section 3), :mod:`.relu_net`,
-:mod:`.diagonal_net` and :mod:`.generalization` (Section 4), :mod:`.experiments` (Section 5). With a loss without the
-factor $\frac12$ replace $\eta$ by $2\eta$.
+The parts: :mod:`.sharpness`, :mod:`.stability`, :mod:`.critical_rates` and :mod:`.loss_stability` (Section 3),
+:mod:`.relu_net`, :mod:`.diagonal_net` and :mod:`.generalization` (Section 4), :mod:`.experiments` (Section 5). With a
+loss without the factor $\frac12$ replace $\eta$ by $2\eta$.
 """
 
+from refimpl.dynamics.dynamical_stability.critical_rates import (
+    critical_learning_rate,
+    gd_critical_learning_rate,
+    necessary_stability_margin,
+    rayleigh_learning_rate,
+    span_coordinates,
+    stability_radius,
+    sufficient_learning_rate,
+    trace_bound,
+)
 from refimpl.dynamics.dynamical_stability.diagonal_net import (
     DiagonalNet,
     balance_ratio,
@@ -83,19 +93,11 @@ from refimpl.dynamics.dynamical_stability.relu_net import (
 )
 from refimpl.dynamics.dynamical_stability.sharpness import Sharpness, fisher_kernel, sharpness
 from refimpl.dynamics.dynamical_stability.stability import (
-    critical_learning_rate,
-    gd_critical_learning_rate,
     linearized_sgd_step,
-    necessary_stability_margin,
-    rayleigh_learning_rate,
     residual_sgd_step,
     second_moment_operator,
     second_moment_step,
     second_moment_step_vjp,
-    span_coordinates,
-    stability_radius,
-    sufficient_learning_rate,
-    trace_bound,
 )
 
 __all__ = [

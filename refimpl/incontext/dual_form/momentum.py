@@ -11,7 +11,7 @@ from refimpl.primitives.attention import (
     MultiHeadAttention,
     causal_mask,
     multi_head_attention_vjp,
-    multi_head_vjp,
+    multi_head_with,
     softmax_attention,
     softmax_attention_vjp,
 )
@@ -284,7 +284,7 @@ def momentum_multi_head_attention_vjp(
 
         return attended + transpose(kernel) @ value, pullback
 
-    return multi_head_vjp(x, weights, attend)
+    return multi_head_with(x, weights, attend)
 
 
 def momentum_attend(eta: Any) -> Attend:
