@@ -332,11 +332,8 @@ def multi_head_with(
 
     def pullback(cotangent: Array) -> tuple[Array, MultiHeadAttention]:
         to_merged, to_output = pull_output(cotangent)
-        to_projected = np.empty_like(projected)
         to_heads = pull_heads(_split(to_merged, n_heads))
-        for part, to_part in zip(_projections(to_projected, ends, n_heads), to_heads, strict=True):
-            part[...] = to_part
-        to_x, to_stacked = pull_projected(to_projected)
+        to_x, to_stacked = pull_projected(np.concatenate([_merge(part) for part in to_heads], axis=-1))
         to_query, to_key, to_value = (
             part.reshape(w.shape) for part, w in zip(np.split(to_stacked, ends), weights[:3], strict=True)
         )
@@ -370,7 +367,7 @@ def _stack(weights: MultiHeadAttention) -> tuple[Array, list[int]]:
 
 
 def _projections(rows: Array, ends: list[int], n_heads: int) -> list[Array]:
-    """Views of the stacked rows: query, key and value of each head, (..., n_heads, n_tokens, d_head)."""
+    """The stacked rows' query, key and value of each head, (..., n_heads, n_tokens, d_head)."""
     return [_split(part, n_heads) for part in np.split(rows, ends, axis=-1)]
 
 
