@@ -268,7 +268,16 @@ def start(toy: Path, *arguments: str, **more: object) -> "subprocess.Popen[str]"
     command = [sys.executable, "-m", "tests.toy_command", *arguments]
     output = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | more
     environment = os.environ | {"TOY": str(toy)}
-    return subprocess.Popen(command, cwd=ROOT, env=environment, text=True, start_new_session=True, **output)  # type: ignore[call-overload]
+    return subprocess.Popen(  # type: ignore[call-overload]
+        command,
+        cwd=ROOT,
+        env=environment,
+        text=True,
+        start_new_session=True,
+        # A shell's background job ignores Ctrl-C, and so would all that it starts.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        **output,
+    )
 
 
 def is_alive(pid: int) -> bool:
