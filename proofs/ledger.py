@@ -24,7 +24,7 @@ import importlib.util
 import inspect
 import re
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar, get_args
 
@@ -32,6 +32,7 @@ import numpy as np
 
 from refimpl.catalogue import PAPERS, Paper
 
+Entry = TypeVar("Entry")
 Method = Literal["symbolic", "property", "statistical", "experiment"]
 METHODS: tuple[Method, ...] = get_args(Method)
 Cost = Literal["quick", "full"]
@@ -332,32 +333,32 @@ def load(papers: Sequence[Paper] = PAPERS) -> None:
 
 
 def claims(papers: Sequence[Paper] = PAPERS) -> list[Claim]:
-    """The claims of these papers, in the papers' order and within a paper by label: a paper in several modules enters
-    them in the order of its imports."""
+    """The claims of these papers, in the papers' order and within a paper by label."""
+    return _of_papers(_CLAIMS, papers)
+
+
+def figures(papers: Sequence[Paper] = PAPERS) -> list[FigureDeclaration]:
+    """The figures of these papers, in the same order."""
+    return _of_papers(_FIGURES, papers)
+
+
+def _of_papers(entries: Mapping[str, Entry], papers: Sequence[Paper]) -> list[Entry]:
     load(papers)
-    return [
-        one
-        for paper in papers
-        for one in sorted((one for one in _CLAIMS.values() if one.paper == paper.slug), key=_label_order)
-    ]
+    slugs = [paper.slug for paper in papers]
 
+    def order(id: str) -> tuple[int, str, int, str]:
+        """LA2 before LA10, LA10 before LA10a."""
+        slug, _, label = id.partition("/")
+        letters, number, suffix = re.findall(r"([A-Z]+)(\d+)(.*)", label)[0]
+        return slugs.index(slug), letters, int(number), suffix
 
-def _label_order(one: Claim) -> tuple[str, int, str]:
-    """LA2 before LA10, LA10 before LA10a."""
-    letters, number, suffix = re.findall(r"([A-Z]+)(\d+)(.*)", one.label)[0]
-    return letters, int(number), suffix
+    return [entries[id] for id in sorted((id for id in entries if id.partition("/")[0] in slugs), key=order)]
 
 
 def find(module: str, id: str) -> Claim:
     """The claim that this module enters, for a process that has not imported it yet."""
     importlib.import_module(module)
     return _CLAIMS[id]
-
-
-def figures(papers: Sequence[Paper] = PAPERS) -> list[FigureDeclaration]:
-    """The figures of these papers, in order."""
-    load(papers)
-    return [one for paper in papers for one in _FIGURES.values() if one.id.split("/")[0] == paper.slug]
 
 
 def missing_requirements(one: Claim) -> list[str]:

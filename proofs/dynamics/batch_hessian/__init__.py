@@ -5,7 +5,6 @@ fluctuations are those of data. What the paper derives from them on learning rat
 code; Lanczos and the learner are run.
 """
 
-# In the paper's order, which is the ledger's.
-from proofs.dynamics.batch_hessian import levels, spiked, learning_rates, krylov, training  # noqa: I001
+from proofs.dynamics.batch_hessian import krylov, learning_rates, levels, spiked, training
 
 __all__ = ["krylov", "learning_rates", "levels", "spiked", "training"]

@@ -4,17 +4,16 @@ The network's identities are proved on blocks, matrices of any size; the exact s
 differential equation by SymPy, and meet gradient descent itself at the rate at which its steps shrink.
 """
 
-# In the paper's order, which is the ledger's.
-from proofs.dynamics.deep_linear import (  # noqa: I001
-    network,
-    decoupling,
-    modes,
-    unbalanced,
-    hierarchy,
+from proofs.dynamics.deep_linear import (
     curvature,
+    decoupling,
     depth,
-    spectra,
+    hierarchy,
+    modes,
+    network,
     nonlinear,
+    spectra,
+    unbalanced,
 )
 
 __all__ = [

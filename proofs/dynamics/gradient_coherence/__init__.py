@@ -4,7 +4,6 @@ Statements about samples of any size are proved by adding one gradient, a block 
 accumulator keeps of any number of them.
 """
 
-# In the paper's order, which is the ledger's.
-from proofs.dynamics.gradient_coherence import coherence, stability, illustration, training, suppression  # noqa: I001
+from proofs.dynamics.gradient_coherence import coherence, illustration, stability, suppression, training
 
 __all__ = ["coherence", "illustration", "stability", "suppression", "training"]

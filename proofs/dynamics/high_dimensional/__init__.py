@@ -4,7 +4,6 @@ Expectations for given inputs are taken exactly, by running the shipped solution
 their limits, with the shift that finite size is known to give.
 """
 
-# In the paper's order, which is the ledger's.
-from proofs.dynamics.high_dimensional import linear, errors, tuning, deep, nonlinear  # noqa: I001
+from proofs.dynamics.high_dimensional import deep, errors, linear, nonlinear, tuning
 
 __all__ = ["deep", "errors", "linear", "nonlinear", "tuning"]

@@ -4,7 +4,6 @@ Limits in the step size are taken by SymPy on the shipped iteration, perceptrons
 may be 0, and the bounds are checked step by step along their own proofs.
 """
 
-# In the paper's order, which is the ledger's.
-from proofs.dynamics.large_step_logistic import loss, limit, bounds, examples, experiments  # noqa: I001
+from proofs.dynamics.large_step_logistic import bounds, examples, experiments, limit, loss
 
 __all__ = ["bounds", "examples", "experiments", "limit", "loss"]

@@ -4,7 +4,6 @@ The perceptron's closed forms are proved for every exponent of its data and met 
 itself; the exponents of deep networks are measured on digits, and their symmetry between scales is proved.
 """
 
-# In the paper's order, which is the ledger's.
-from proofs.dynamics.sgd_noise_regimes import closed, order_parameters, runs, scales, networks  # noqa: I001
+from proofs.dynamics.sgd_noise_regimes import closed, networks, order_parameters, runs, scales
 
 __all__ = ["closed", "networks", "order_parameters", "runs", "scales"]

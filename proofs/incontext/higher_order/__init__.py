@@ -4,7 +4,6 @@ Newton's iteration and the layers that perform it are proved on blocks, matrices
 arrays whose entries stand for whole matrices, and what holds of one iteration or layer holds of all by induction.
 """
 
-# In the paper's order, which is the ledger's.
-from proofs.incontext.higher_order import newton, rates, comparison, construction, training  # noqa: I001
+from proofs.incontext.higher_order import comparison, construction, newton, rates, training
 
 __all__ = ["comparison", "construction", "newton", "rates", "training"]
