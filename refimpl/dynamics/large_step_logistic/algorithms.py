@@ -1,9 +1,11 @@
 r"""LR+GD, normalized LR+GD and three perceptrons, each until the first iterate that is right about every sample.
 
-The data are read once an iteration: a block of rows at a time, which stays in the cache for both of its products.
+The data are read once an iteration, or less: a block of rows at a time, which stays in the cache for both of its
+products.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from functools import reduce
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -17,14 +19,14 @@ from refimpl.dynamics.large_step_logistic.weights import (
     select,
     start,
 )
-from refimpl.primitives.activations import softplus
 from refimpl.primitives.checks import check_integer, check_shapes, checked
-from refimpl.primitives.numbers import Array, row_dot, unit_step
+from refimpl.primitives.numbers import Array, row_dot, transpose, unit_step
 from refimpl.primitives.trees import tree_map
 
 Params = TypeVar("Params")
 BLOCK = 2**17  # entries of the data in a block: 1 MiB in float64
 RECORDED = 2**14  # margins kept before their losses are taken together
+TOGETHER = 64  # iterates whose margins are found together
 WIDE = 256  # features from which a dot product a row is quicker than a matrix product
 
 
@@ -112,23 +114,26 @@ def normalized_lr_gd(z: Array, step_size: float, max_iterations: int, theta0: Ar
     return _descend(z, step_size, max_iterations, theta0, normalized=True)
 
 
+@np.errstate(over="ignore")  # of exp(m), where 1 / (1 + inf) is the limit
 def _descend(z: Array, step_size: float, max_iterations: int, theta0: Array | None, normalized: bool) -> DescentRun:
     n, theta, step_size = len(z), start(z, theta0), python_number(step_size)
+    data = _in_blocks(z)
     losses: list[Any] = []
     norms: list[Any] = []
     n_right: list[int] = []
     margins: list[Array] = []
     pulls: list[Array] = []
     while True:
-        seen, total, n_wrong, pull = _logistic_sums(theta, z)
+        seen, n_wrong, total, pull = _logistic_sums(theta, data, normalized)
         margins.append(seen)
         pulls.append(pull)
         n_right.append(n - n_wrong)
         ended = not n_wrong or len(n_right) > max_iterations
         if ended or len(margins) * n >= RECORDED:
             # Of many iterates at once it takes fewer calls.
-            losses.extend(softplus.unchecked(-np.stack(margins)).sum(axis=1) / n)
-            norms.extend(np.sqrt(row_dot(np.stack(pulls), np.stack(pulls))[:, 0]) / n)
+            losses.extend(_total_losses(np.stack(margins)) / n)
+            gradients = np.stack(pulls)
+            norms.extend(np.sqrt(row_dot(gradients, gradients)[:, 0]) / n)
             margins.clear()
             pulls.clear()
         if ended:
@@ -139,34 +144,52 @@ def _descend(z: Array, step_size: float, max_iterations: int, theta0: Array | No
     return DescentRun(theta, len(n_right) - 1, not n_wrong, np.array(losses), np.array(norms), accuracies)
 
 
-def _logistic_sums(theta: Array, z: Array) -> tuple[Array, Any, int, Array]:
-    r"""The margins, $\sum p_i$, how many samples are wrong, and $\sum p_iz_i$: the data are read once."""
-    margins = np.empty(len(z), dtype=z.dtype)
-    total: Any = 0
-    pull: Any = 0
+class _Blocks(NamedTuple):
+    """The data as blocks of rows, and the quicker way to multiply one by a vector."""
+
+    rows: list[Array]
+    times: Callable[[Array, Array], Array]
+
+
+def _in_blocks(z: Array) -> _Blocks:
+    wide = z.shape[1] >= WIDE and z.dtype != object
+    if not wide:
+        z = z.copy(order="F")
+    step = max(1, BLOCK // z.shape[1])
+    return _Blocks([z[first : first + step] for first in range(0, len(z), step)], np.vecdot if wide else np.dot)
+
+
+def _joined(parts: list[Array]) -> Array:
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+
+def _logistic_sums(theta: Array, data: _Blocks, normalized: bool) -> tuple[Array, int, Any, Array]:
+    r"""The margins, how many samples are wrong, $\sum p_i$ if wanted, and $\sum p_iz_i$: the data are read once."""
+    margins: list[Array] = []
+    pulls: list[Array] = []
     n_wrong = 0
-    for first, rows in _row_blocks(z):
-        block = _products(rows, theta)
-        margins[first : first + len(rows)] = block
-        wrong = block <= 0
-        decayed = np.exp(-np.abs(block))  # it cannot overflow
-        p = np.maximum(decayed, wrong) / (1 + decayed)
-        total = total + p.sum()
-        pull = pull + p @ rows
-        n_wrong += int(np.count_nonzero(wrong))
-    return margins, total, n_wrong, pull
+    total: Any = 0
+    for rows in data.rows:
+        block = data.times(rows, theta)
+        n_wrong += int(np.count_nonzero(block <= 0))
+        p = np.exp(block)
+        p += 1
+        np.reciprocal(p, out=p)
+        if normalized:
+            total = total + np.add.reduce(p)
+        margins.append(block)
+        pulls.append(np.dot(p, rows))
+    return _joined(margins), n_wrong, total, reduce(np.add, pulls)
 
 
-def _products(rows: Array, theta: Array) -> Array:
-    """``rows @ theta``."""
-    wide = rows.shape[1] >= WIDE and rows.dtype != object
-    return np.asanyarray(np.vecdot(rows, theta) if wide else rows @ theta)
-
-
-def _row_blocks(z: Array) -> Iterator[tuple[int, Array]]:
-    """Blocks of rows, and where they start."""
-    rows = max(1, BLOCK // z.shape[1])
-    return ((first, z[first : first + rows]) for first in range(0, len(z), rows))
+def _total_losses(margins: Array) -> Array:
+    """The sum over the last axis of ``softplus(-margins)``, in their place."""
+    losses = np.abs(margins)
+    np.negative(losses, out=losses)
+    np.exp(losses, out=losses)
+    np.log1p(losses, out=losses)
+    losses -= np.minimum(margins, 0, out=margins)
+    return np.asanyarray(losses.sum(axis=-1))
 
 
 @checked(_check_run)
@@ -207,10 +230,10 @@ def normalized_batch_perceptron(z: Array, max_iterations: int) -> PerceptronRun:
 
 
 def _correct(z: Array, max_iterations: int, divisor: Callable[[int, int], int]) -> PerceptronRun:
-    theta = start(z, None)
+    theta, data = start(z, None), _in_blocks(z)
     n_wrong: list[int] = []
     while True:
-        count, total = _wrong_sum(theta, z)
+        count, total = _wrong_sum(theta, data)
         t = len(n_wrong)
         n_wrong.append(count)
         if not count or t == max_iterations:
@@ -218,19 +241,19 @@ def _correct(z: Array, max_iterations: int, divisor: Callable[[int, int], int]) 
         theta = theta + total / divisor(t, count)
 
 
-def _wrong_sum(theta: Array, z: Array) -> tuple[int, Array]:
+def _wrong_sum(theta: Array, data: _Blocks) -> tuple[int, Array]:
     r"""$|S|$ and $\sum_{i\in S}z_i$: the data are read once."""
     count = 0
-    total: Any = 0
-    for _, rows in _row_blocks(z):
-        wrong = np.asarray(_products(rows, theta) <= 0, dtype=bool)
+    totals: list[Array] = []
+    for rows in data.rows:
+        wrong = data.times(rows, theta) <= 0
         here = int(np.count_nonzero(wrong))
         count += here
-        # Few rows are quicker copied than multiplied by 0 and 1.
-        if here < len(rows) / 8:
+        # Few long rows are quicker copied than multiplied by 0 and 1.
+        if rows.shape[1] >= WIDE and here < len(rows) / 8:
             rows, wrong = rows[wrong], wrong[wrong]
-        total = total + wrong.astype(np.int8).astype(rows.dtype) @ rows
-    return count, total
+        totals.append(np.dot(wrong, rows))
+    return count, reduce(np.add, totals)
 
 
 def _accuracies(n_wrong: list[int], z: Array) -> Array:
@@ -270,16 +293,52 @@ def perceptron(
 
     Source: Section 5.
     """
+    data = _in_blocks(z)
+    if selection == "first" and len(data.rows) > 1:
+        return _correct_first(z, data, max_iterations)
     theta = start(z, None)
     n_wrong: list[int] = []
     while True:
-        margins = _products(z, theta)
-        wrong = np.asarray(margins <= 0, dtype=bool)
+        margins = _joined([data.times(rows, theta) for rows in data.rows])
+        wrong = margins <= 0
         t = len(n_wrong)
         n_wrong.append(int(np.count_nonzero(wrong)))
         if not n_wrong[t] or t == max_iterations:
             return PerceptronRun(theta, t, not n_wrong[t], _accuracies(n_wrong, z))
         theta = theta + z[select(margins, wrong, selection, rng)]
+
+
+def _correct_first(z: Array, data: _Blocks, max_iterations: int) -> PerceptronRun:
+    """Of large data the first wrong sample takes few rows; all margins, which only the accuracies need, are found for
+    many iterates together, so that the data are read once for all of these."""
+    theta = start(z, None)
+    passed: list[Array] = []
+    n_wrong: list[int] = []
+    while True:
+        first = _first_wrong(theta, data)
+        passed.append(theta)
+        t = len(n_wrong) + len(passed) - 1
+        ended = first is None or t == max_iterations
+        if ended or len(passed) == TOGETHER:
+            columns = transpose(np.stack(passed))
+            counts = sum(np.count_nonzero(rows @ columns <= 0, axis=0) for rows in data.rows)
+            n_wrong.extend(np.maximum(counts, 1))  # of each but the last one wrong sample is known
+            passed.clear()
+        if ended:
+            n_wrong[-1] *= first is not None
+            return PerceptronRun(theta, t, first is None, _accuracies(n_wrong, z))
+        theta = theta + z[first]
+
+
+def _first_wrong(theta: Array, data: _Blocks) -> int | None:
+    before = 0
+    for rows in data.rows:
+        wrong = data.times(rows, theta) <= 0
+        first = int(wrong.argmax())
+        if wrong[first]:
+            return before + first
+        before += len(rows)
+    return None
 
 
 def generalized_perceptron_step(

@@ -189,10 +189,10 @@ def perceptron_weights(margins: Array, selection: Selection = "first", rng: np.r
 def select(margins: Array, wrong: Array, selection: Selection, rng: np.random.Generator | None) -> Any:
     """The number of one wrong sample, if there is one."""
     if selection == "worst":
-        return np.argmin(margins, axis=-1)
+        return margins.argmin(axis=-1)
     if selection == "random" and rng is not None:
         return np.argmax(np.where(wrong, 1 - rng.random(wrong.shape), 0), axis=-1)
-    return np.argmax(wrong, axis=-1)
+    return wrong.argmax(axis=-1)
 
 
 # --- iterates ---

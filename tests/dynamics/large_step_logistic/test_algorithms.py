@@ -86,6 +86,7 @@ def test_blocks_of_rows_change_nothing(name: str, monkeypatch: pytest.MonkeyPatc
     run, _ = RUNS[name]
     whole = run(separable())
     monkeypatch.setattr(algorithms, "BLOCK", 4 * 7)
+    monkeypatch.setattr(algorithms, "TOGETHER", 3)
     parts = run(separable())
     assert parts.n_iterations == whole.n_iterations
     for a, b in zip(parts, whole, strict=True):
