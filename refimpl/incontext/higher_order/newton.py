@@ -101,21 +101,15 @@ def _check_inverse(gram: Array, n_iterations: int, scale: Scale = None, check: b
     _check_scale(scale, sizes["..."])
     if is_symbolic(gram):
         return
-    # The largest entry of a skew matrix is also the largest in size.
-    size, skew = _largest_entry(gram), (gram - transpose(gram)).reshape(*gram.shape[:-2], -1).max(axis=-1)
-    # The two triangles of a Gram matrix may be summed in different orders.
-    if not np.all(skew <= 64 * np.finfo(gram.dtype).eps * size):
-        raise ValueError("gram: expected symmetric matrices")
-    if not np.all(size > 0):
+    if (gram != transpose(gram)).any():
+        # The two triangles of a Gram matrix may be summed in different orders.
+        skew, size = (np.abs(matrices).max(axis=(-2, -1)) for matrices in (gram - transpose(gram), gram))
+        if not np.all(skew <= 64 * np.finfo(gram.dtype).eps * size):
+            raise ValueError("gram: expected symmetric matrices")
+    if not gram.any(axis=(-2, -1)).all():
         raise ValueError("gram: expected matrices that are not zero")
     if check:
         _check_convergence(gram, scale)
-
-
-def _largest_entry(matrices: Array) -> Array:
-    """The largest absolute entry of each; over one long axis NumPy reduces fastest."""
-    rows = matrices.reshape(*matrices.shape[:-2], -1)
-    return np.asanyarray(np.maximum(rows.max(axis=-1), -rows.min(axis=-1)))
 
 
 def _check_convergence(gram: Array, scale: Scale) -> None:
@@ -163,10 +157,11 @@ def newton_schulz_inverse(gram: Array, n_iterations: int, scale: Scale = None, c
 
 def _iterate(inverse: Array, gram: Array, n_iterations: int) -> Array:
     # As newton_schulz_step, with the sign in the matrix and one array for all right factors: for small matrices a pass
-    # over memory costs as much as a product.
+    # over memory costs as much as a product. With an unused row behind each, their diagonals are one strided vector.
     keep_freed_memory()
-    negative, to_right = -gram, np.empty_like(inverse)
-    diagonal = _diagonal(to_right)
+    dim = inverse.shape[-1]
+    rows = np.empty_like(inverse, shape=(*inverse.shape[:-2], dim + 1, dim))
+    negative, to_right, diagonal = -gram, rows[..., :dim, :], rows.reshape(-1)[:: dim + 1]
     for _ in range(n_iterations):
         np.matmul(negative, inverse, out=to_right)
         np.add(diagonal, 2, out=diagonal)
@@ -179,7 +174,7 @@ def _check_iterative(x: Array, y: Array, n_iterations: int, scale: Scale = None,
     check_integer("n_iterations", n_iterations, 0)
     _check_scale(scale, sizes["..."])
     if not is_symbolic(x):
-        if not np.all(_largest_entry(x) > 0):
+        if not x.any(axis=(-2, -1)).all():
             raise ValueError("x: expected inputs that are not all zero")
         if check:
             _check_convergence(transpose(x) @ x, scale)
