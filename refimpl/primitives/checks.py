@@ -57,9 +57,10 @@ def check_array(name: str, value: Any) -> Array:
         If it is not such an array. Integers are refused: what precision they ask for is anybody's guess.
     """
     array = np.asanyarray(value)
-    if array.dtype == object:
+    kind = array.dtype.kind
+    if kind == "O":
         return array
-    if array.dtype.kind != "f" and not _is_extension_float(array.dtype):
+    if kind != "f" and not _is_extension_float(array.dtype):
         raise ValueError(f"{name}: expected a floating-point array, got dtype {array.dtype}")
     if not _is_finite(array):
         bad = np.argwhere(~np.isfinite(array))[0]
@@ -69,7 +70,8 @@ def check_array(name: str, value: Any) -> Array:
 
 def _is_finite(array: Array) -> bool:
     """Whether every entry is finite: that of a sum of squares says so, at the speed of memory, unless it overflows."""
-    array = array.view(np.ndarray)  # a subclass may have slower arithmetic of its own
+    if type(array) is not np.ndarray:
+        array = array.view(np.ndarray)  # a subclass may have slower arithmetic of its own
     # Unlike np.dot, np.vdot gives no warning of an overflow.
     if array.dtype.char in "fd" and array.flags.c_contiguous and math.isfinite(np.vdot(array, array)):
         return True
@@ -95,40 +97,45 @@ def check_shapes(**arguments: tuple[Any, str]) -> dict[str, Any]:
         If a value is no floating-point array (a list is none), has a non-finite entry, or its shape does not fit.
     """
     sizes: dict[str, Any] = {}
-    first: dict[str, str] = {}
     for name, (value, shape) in arguments.items():
         if not hasattr(value, "dtype"):
             raise ValueError(f"{name}: expected an array, got {type(value).__name__}")
         array = check_array(name, value)
-        batched, wanted, printed = _parse_shape(shape)
-        if array.ndim < len(wanted) or (array.ndim > len(wanted) and not batched):
-            raise ValueError(f"{name}: expected shape {printed}, got {array.shape}")
+        batched, wanted = _parse_shape(shape)
         split = array.ndim - len(wanted)
-        named: list[tuple[str, Any]] = list(zip(wanted, array.shape[split:], strict=True))
-        if batched:
-            named.append(("...", array.shape[:split]))
-        for size_name, size in named:
-            if size_name.isdigit():
-                if size != int(size_name):
-                    raise ValueError(f"{name}: expected shape {printed}, got {array.shape}")
-                continue
-            if size_name != "..." and size < 1:
-                raise ValueError(f"{name}: expected {size_name} >= 1 in shape {printed}, got {array.shape}")
-            if sizes.setdefault(size_name, size) != size:
-                what = "batch axes" if size_name == "..." else size_name
-                raise ValueError(
-                    f"{name}: expected {what} {sizes[size_name]} as in {first[size_name]}, got shape {array.shape}"
-                )
-            first.setdefault(size_name, name)
+        if split < 0 or (split and not batched):
+            raise ValueError(f"{name}: expected shape {_printed(shape)}, got {array.shape}")
+        for size_name, size in zip(wanted, array.shape[split:], strict=True):
+            if size != (size_name if isinstance(size_name, int) else sizes.setdefault(size_name, size)):
+                raise _misfit(name, array.shape, size_name, sizes, arguments)
+            if size == 0:
+                raise ValueError(f"{name}: expected {size_name} >= 1 in shape {_printed(shape)}, got {array.shape}")
+        if batched and sizes.setdefault("...", array.shape[:split]) != array.shape[:split]:
+            raise _misfit(name, array.shape, "...", sizes, arguments)
     return sizes
 
 
 @functools.cache
-def _parse_shape(shape: str) -> tuple[bool, tuple[str, ...], str]:
-    """Whether there are batch axes, the names of the others, and the shape as it prints."""
-    names = tuple(shape.split())
-    batched = names[:1] == ("...",)
-    return batched, names[batched:], f"({', '.join(names)})"
+def _parse_shape(shape: str) -> tuple[bool, tuple[str | int, ...]]:
+    """Whether there are batch axes, and the names of the others, or their sizes."""
+    names = shape.split()
+    batched = names[:1] == ["..."]
+    return batched, tuple(int(name) if name.isdigit() else name for name in names[batched:])
+
+
+def _printed(shape: str) -> str:
+    return f"({', '.join(shape.split())})"
+
+
+def _misfit(
+    name: str, found: tuple[int, ...], size: str | int, sizes: dict[str, Any], arguments: dict[str, tuple[Any, str]]
+) -> ValueError:
+    """What to raise for an argument with another size than it should have."""
+    if isinstance(size, int):
+        return ValueError(f"{name}: expected shape {_printed(arguments[name][1])}, got {found}")
+    first = next(other for other, (_, shape) in arguments.items() if size in shape.split())
+    what = "batch axes" if size == "..." else size
+    return ValueError(f"{name}: expected {what} {sizes[size]} as in {first}, got shape {found}")
 
 
 def check_number(name: str, value: Any, interval: str = "(-inf, inf)") -> Any:

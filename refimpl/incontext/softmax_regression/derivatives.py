@@ -166,7 +166,7 @@ def hessian(data: Array, weights: Array, target: Array) -> Array:
 
     Source: arXiv 2304.13276, the Hessian of $L$ in $x$.
     """
-    return gradient_and_hessian(data, weights, target)[1]
+    return _covariance(data, softmax.unchecked(logits(data, weights)), target)
 
 
 def _check_direction(data: Array, weights: Array, target: Array, direction: Array) -> None:
@@ -229,6 +229,10 @@ def gradient_and_hessian(data: Array, weights: Array, target: Array) -> tuple[Ar
     """:func:`loss_gradient` and :func:`hessian` from one prediction."""
     prediction, pull = softmax_vjp.unchecked(logits(data, weights))
     (to_logits,) = pull(prediction - target)
+    return combine_rows(to_logits, data), _covariance(data, prediction, target)
+
+
+def _covariance(data: Array, prediction: Array, target: Array) -> Array:
+    r"""$A^\top BA=(PA)^\top\operatorname{diag}(f\circ q)PA$."""
     centred = _centred_rows(data, prediction)
-    curvature = transpose(centred) @ ((prediction * _curvature(prediction, target))[..., None] * centred)
-    return combine_rows(to_logits, data), curvature
+    return np.asanyarray(transpose(centred) @ ((prediction * _curvature(prediction, target))[..., None] * centred))
