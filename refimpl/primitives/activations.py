@@ -138,7 +138,9 @@ def gelu(x: Array) -> Array:
 def gelu_vjp(x: Array) -> tuple[Array, Pullback]:
     r""":func:`gelu` and its pullback: the derivative is $\Phi(x)+x\varphi(x)$."""
     cdf = _normal_cdf(x)
-    slope = exp(-_square(x) / 2)
+    slope = _square(x)
+    slope *= -constant("0.5", x)
+    slope = exp(slope)
     slope *= x
     slope /= sqrt(2 * constant("pi", x))
     slope += cdf
@@ -148,20 +150,22 @@ def gelu_vjp(x: Array) -> tuple[Array, Pullback]:
 
 def gelu_of_both_signs(x: Array, n: int) -> tuple[Array, Array]:
     """``gelu(x)`` and ``gelu(-x[:n])`` to the last bit, for one evaluation of the odd error function; unchecked."""
-    erf_of_x = numbers.erf(x / sqrt(constant(2, x)))
+    half = constant("0.5", x)
+    erf_of_x = numbers.erf(x * sqrt(half))
     opposite = 1 - erf_of_x[:n]
-    opposite /= 2
+    opposite *= half
     opposite *= -x[:n]
     erf_of_x += 1
-    erf_of_x /= 2
+    erf_of_x *= half
     erf_of_x *= x
     return erf_of_x, opposite
 
 
 def _normal_cdf(x: Array) -> Array:
-    cdf = numbers.erf(x / sqrt(constant(2, x)))
+    half = constant("0.5", x)
+    cdf = numbers.erf(x * sqrt(half))
     cdf += 1
-    cdf /= 2
+    cdf *= half
     return cdf
 
 
@@ -176,35 +180,39 @@ def gelu_tanh(x: Array) -> Array:
 
     Source: Hendrycks and Gimpel, arXiv 1606.08415, Section 2; the default of ``jax.nn.gelu``.
     """
-    return x * ((1 + numbers.tanh(_cubic(x))) / 2)
+    return x * _squashed(x)[0]
 
 
 @checked(_check)
 def gelu_tanh_vjp(x: Array) -> tuple[Array, Pullback]:
     """:func:`gelu_tanh` and its pullback."""
-    half = numbers.tanh(_cubic(x))
-    half += 1
-    half /= 2
-    output = x * half
-    # (1 - tanh^2) / 4 = half (1 - half). Far out it is 0, and 0 times x^2 must not be 0 times infinity: x one by one.
-    steepness = 1 - half
+    share, curve = _squashed(x)
+    output = x * share
+    # (1 - tanh^2) / 4 = share (1 - share), times the slope of the cubic, sqrt(2 / pi) + 3 curve.
+    steepness = 1 - share
     steepness *= output
-    slope = steepness * x
-    slope *= x
-    slope *= 3 * constant("0.044715", x)
-    slope += steepness
-    slope *= 2 * sqrt(2 / constant("pi", x))
-    slope += half
-    return output, _pull(slope)
+    curve *= 6
+    curve += 2 * sqrt(2 / constant("pi", x))
+    curve *= steepness
+    curve += share
+    return output, _pull(curve)
 
 
-def _cubic(x: Array) -> Array:
+def _squashed(x: Array) -> tuple[Array, Array]:
+    r"""$rac12(1+	anh(x(k+c)))$ and $c=0.044715\,kx^2$, where $k=\sqrt{2/\pi}$."""
+    k = sqrt(2 / constant("pi", x))
     with np.errstate(over="ignore"):
-        inner = constant("0.044715", x) * x * x
-        inner += 1
-        inner *= x
-        inner *= sqrt(2 / constant("pi", x))
-    return inner
+        curve = np.asanyarray(x * x)
+        if x.dtype != object:
+            # From |x| = 100 on the tangent is 1 in every format, and its slope 0 must not meet an infinite square.
+            np.minimum(curve, 10_000, out=curve)
+        curve *= constant("0.044715", x) * k
+        cubic = curve + k
+        cubic *= x
+    share = numbers.tanh(cubic)
+    share += 1
+    share *= constant("0.5", x)
+    return share, curve
 
 
 def _square(x: Array) -> Array:

@@ -109,7 +109,7 @@ def attention_weights(query: Array, key: Array, mask: Mask | None = None) -> Arr
     """Softmax over the allowed keys of the unscaled scores, (..., n_queries, n_keys); arguments unchecked."""
     scores = query @ transpose(key)
     if mask is not None and scores.dtype != object:
-        np.copyto(scores, -np.inf, where=~mask)
+        scores += np.where(mask, 0, -np.inf).astype(scores.dtype)
     scores -= row_max(scores)
     weights = exp(scores)
     if mask is not None and scores.dtype == object:
@@ -294,9 +294,8 @@ def multi_head_attention(
     Source: Vaswani et al., arXiv 1706.03762, Section 3.2.2.
     """
     attend, _ = _KINDS[kind]
-    stacked, ends = _stack(weights)
-    projected = _projections(linear.unchecked(x, stacked), ends, len(weights.query))
-    heads = attend(*projected, **_masks(x, kind, causal, key_mask))
+    rows = linear.unchecked(x, _stack(weights))
+    heads = attend(*_projections(rows, weights), **_masks(x, kind, causal, key_mask))
     return linear.unchecked(_merge(heads), _stack_inputs(weights.output))
 
 
@@ -325,18 +324,17 @@ def multi_head_with(
         the pullback to the three
     """
     n_heads = len(weights.query)
-    stacked, ends = _stack(weights)
-    projected, pull_projected = linear_vjp.unchecked(x, stacked)
-    heads, pull_heads = attend_vjp(*_projections(projected, ends, n_heads))
+    rows, pull_rows = linear_vjp.unchecked(x, _stack(weights))
+    heads, pull_heads = attend_vjp(*_projections(rows, weights))
     output, pull_output = linear_vjp.unchecked(_merge(heads), _stack_inputs(weights.output))
 
     def pullback(cotangent: Array) -> tuple[Array, MultiHeadAttention]:
         to_merged, to_output = pull_output(cotangent)
         to_heads = pull_heads(_split(to_merged, n_heads))
-        to_x, to_stacked = pull_projected(np.concatenate([_merge(part) for part in to_heads], axis=-1))
-        to_query, to_key, to_value = (
-            part.reshape(w.shape) for part, w in zip(np.split(to_stacked, ends), weights[:3], strict=True)
-        )
+        to_rows = np.concatenate([part.swapaxes(-3, -2) for part in to_heads], axis=-1)
+        to_x, to_stacked = pull_rows(to_rows.reshape(*to_rows.shape[:-2], -1))
+        of_heads = _parts(to_stacked.reshape(n_heads, -1, x.shape[-1]).swapaxes(1, 2), weights)
+        to_query, to_key, to_value = (part.swapaxes(1, 2) for part in of_heads)
         to_output = to_output.reshape(-1, n_heads, weights.output.shape[-1]).swapaxes(0, 1)
         return to_x, MultiHeadAttention(to_query, to_key, to_value, to_output)
 
@@ -360,15 +358,20 @@ def _masks(x: Array, kind: str, causal: bool, key_mask: Mask | None) -> dict[str
     return {"mask": mask}
 
 
-def _stack(weights: MultiHeadAttention) -> tuple[Array, list[int]]:
-    """The heads' queries, keys and values on top of one another, for one product, and where the latter two begin."""
-    matrices = [w.reshape(-1, w.shape[-1]) for w in weights[:3]]
-    return np.concatenate(matrices), [len(matrices[0]), len(matrices[0]) + len(matrices[1])]
+def _stack(weights: MultiHeadAttention) -> Array:
+    """Each head's query, key and value matrix on top of one another, and the heads likewise, for one product."""
+    return np.concatenate(weights[:3], axis=1).reshape(-1, weights.query.shape[-1])
 
 
-def _projections(rows: Array, ends: list[int], n_heads: int) -> list[Array]:
-    """The stacked rows' query, key and value of each head, (..., n_heads, n_tokens, d_head)."""
-    return [_split(part, n_heads) for part in np.split(rows, ends, axis=-1)]
+def _projections(rows: Array, weights: MultiHeadAttention) -> tuple[Array, Array, Array]:
+    """Query, key and value of each head, (..., n_heads, n_tokens, d_head), from the product with the stacked matrix."""
+    return _parts(_split(rows, len(weights.query)), weights)
+
+
+def _parts(stacked: Array, weights: MultiHeadAttention) -> tuple[Array, Array, Array]:
+    """What belongs to query, key and value, along the last axis."""
+    d_head = weights.query.shape[1]
+    return stacked[..., :d_head], stacked[..., d_head : 2 * d_head], stacked[..., 2 * d_head :]
 
 
 def _stack_inputs(matrices: Array) -> Array:

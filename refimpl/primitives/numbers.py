@@ -139,7 +139,8 @@ def _floating_erf(x: Array) -> Array:
         return np.asanyarray(np.sign(x) * np.where(np.abs(x) < 2, series, 1 - tail))
     from scipy import special
 
-    value = np.asanyarray(special.erf(x))
+    # Of one sign: SciPy turns a negative argument in a branch, which a processor guesses wrong every other time.
+    value = np.copysign(special.erf(np.abs(x)), x)
     return value.astype(x.dtype) if x.dtype == np.float16 else value  # SciPy computes half precision in single
 
 

@@ -8,6 +8,7 @@ import numpy as np
 from refimpl.primitives.memory import keep_freed_memory
 from refimpl.primitives.numbers import Array
 from refimpl.primitives.optimizers import Optimizer, apply_updates
+from refimpl.primitives.trees import pack, unpacking
 
 Params = TypeVar("Params")
 Batch = TypeVar("Batch")
@@ -19,13 +20,18 @@ def training_steps(
     sample: Callable[[], Batch],
     optimizer: Optimizer,
 ) -> Iterator[tuple[Any, Params]]:
-    """Step after step without end: the loss of the old parameters on a new batch, and the new parameters."""
+    """Step after step without end: the loss of the old parameters on a new batch, and the new parameters.
+
+    The optimizer sees all parameters as one vector: it acts on each entry, or on the norm of all of them.
+    """
     keep_freed_memory()
-    state = optimizer.init(params)
+    vector, unpack = pack(params), unpacking(params)
+    state = optimizer.init(vector)
     while True:
         loss, gradients = loss_and_gradients(params, sample())
-        updates, state = optimizer.update(gradients, state, params)
-        params = apply_updates(params, updates)
+        updates, state = optimizer.update(pack(gradients), state, vector)
+        vector = apply_updates(vector, updates)
+        params = unpack(vector)
         yield loss, params
 
 

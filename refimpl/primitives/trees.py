@@ -3,6 +3,10 @@
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
+import numpy as np
+
+from refimpl.primitives.numbers import Array
+
 Tree = TypeVar("Tree")
 
 
@@ -66,3 +70,24 @@ def tree_map(function: Callable[..., Any], tree: Tree, *others: Any) -> Tree:
     if hasattr(tree, "_fields"):
         return type(tree)(*mapped)
     return type(tree)(mapped)  # type: ignore[call-arg]
+
+
+def pack(tree: Any) -> Array:
+    """The entries of all leaves in one vector, depth first."""
+    return np.concatenate([leaf.reshape(-1) for leaf in leaves(tree)])
+
+
+def unpacking(tree: Tree) -> Callable[[Array], Tree]:
+    """The inverse of :func:`pack` for trees like this one; the leaves are views of the vector."""
+    ends = np.cumsum([leaf.size for leaf in leaves(tree)]).tolist()
+
+    def unpack(vector: Array) -> Tree:
+        parts = zip([0, *ends], ends, strict=False)
+
+        def part(leaf: Array) -> Array:
+            start, end = next(parts)
+            return vector[start:end].reshape(leaf.shape)
+
+        return tree_map(part, tree)
+
+    return unpack

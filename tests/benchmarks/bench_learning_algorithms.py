@@ -23,7 +23,8 @@ from refimpl.incontext.learning_algorithms import (
     sherman_morrison_listing,
 )
 from refimpl.primitives.memory import keep_freed_memory
-from refimpl.primitives.optimizers import adam, apply_updates
+from refimpl.primitives.optimizers import adam
+from refimpl.primitives.training import training_steps
 
 
 def run_layers(flags, parameters, hidden):  # type: ignore[no-untyped-def]
@@ -109,15 +110,13 @@ def training(rng: np.random.Generator) -> list[float]:
     for d, n, n_blocks, width, n_heads in ((2, 8, 1, 32, 2), (3, 10, 2, 32, 2), (3, 10, 2, 64, 4)):
         learner = initial_learner(n, d, n_blocks, width, n_heads, rng, np.float64)
         prompts = sample_prompts(64, n, d, rng)
-        optimizer = adam(1e-3)
-        state = optimizer.init(learner)
 
-        def ours(learner=learner, prompts=prompts, optimizer=optimizer, state=state):  # type: ignore[no-untyped-def]
+        def loss_and_gradient(learner, prompts):  # type: ignore[no-untyped-def]
             # What the training loop calls: it has checked its arguments when it began.
             loss, pullback = learner_loss_vjp.unchecked(prompts.x, prompts.y, learner)
-            _, _, gradient = pullback(np.ones(()))
-            updates, _ = optimizer.update(gradient, state)
-            return loss, gradient, apply_updates(learner, updates)
+            return loss, pullback(np.ones(()))[2]
+
+        steps = training_steps(learner, loss_and_gradient, lambda prompts=prompts: prompts, adam(1e-3))
 
         def step(params, moments, x, y):  # type: ignore[no-untyped-def]
             loss, gradient = jax.value_and_grad(lambda p: ((predict(p, x, y) - y) ** 2).mean())(params)
@@ -132,12 +131,14 @@ def training(rng: np.random.Generator) -> list[float]:
         params = jax.tree.map(jnp.asarray, learner)
         zeros = jax.tree.map(jnp.zeros_like, params)
         given = (params, (zeros, zeros), jnp.asarray(prompts.x), jnp.asarray(prompts.y))
-        for mine, other in zip(jax.tree.leaves(ours()[:2]), jax.tree.leaves(compiled(*given)[:2]), strict=True):
+        for mine, other in zip(
+            jax.tree.leaves(loss_and_gradient(learner, prompts)), jax.tree.leaves(compiled(*given)[:2]), strict=True
+        ):
             np.testing.assert_allclose(mine, other, rtol=1e-8, atol=1e-10)
         ratios.append(
             compare(
                 f"training step, {n_blocks} blocks of width {width}, {n} points, d = {d}, 64 prompts",
-                ours,
+                steps.__next__,
                 lambda f=compiled, given=given: jax.block_until_ready(f(*given)),
             )
         )

@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from refimpl.primitives.language_model import LanguageModel
-from refimpl.primitives.optimizers import Optimizer, adam, apply_updates, chain, clip_by_global_norm
+from refimpl.primitives.optimizers import Optimizer, adam, chain, clip_by_global_norm
+from refimpl.primitives.training import training_steps
 
 LEARNING_RATE = 1e-3
 
@@ -86,17 +87,11 @@ def compare_training_steps(
     optimizer: Optimizer = adam(LEARNING_RATE)
     if max_norm is not None:
         optimizer = chain(clip_by_global_norm(max_norm), optimizer)
-    state = optimizer.init(model)
-
-    def step() -> Any:
-        loss, gradient = ours(model)
-        updates, _ = optimizer.update(gradient, state)
-        return loss, gradient, apply_updates(model, updates)
-
+    steps = training_steps(model, lambda model, _: ours(model), lambda: None, optimizer)
     params = jax.tree.map(jnp.asarray, model)
     zeros = jax.tree.map(jnp.zeros_like, params)
     compiled, given = first_step(theirs, max_norm), (params, (zeros, zeros), *map(jnp.asarray, batch))
     tolerance = 1e-8 if model.embedding.dtype == np.float64 else 1e-2
-    for mine, other in zip(jax.tree.leaves(step()[:2]), jax.tree.leaves(compiled(*given)[:2]), strict=True):
+    for mine, other in zip(jax.tree.leaves(ours(model)), jax.tree.leaves(compiled(*given)[:2]), strict=True):
         np.testing.assert_allclose(mine, other, rtol=tolerance, atol=tolerance / 100)
-    return compare(name, step, lambda: jax.block_until_ready(compiled(*given)))
+    return compare(name, steps.__next__, lambda: jax.block_until_ready(compiled(*given)))

@@ -3,9 +3,10 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
 
-from refimpl.primitives.trees import leaves, tree_map
+from refimpl.primitives.trees import leaves, pack, tree_map, unpacking
 
 
 class Pair(NamedTuple):
@@ -48,3 +49,11 @@ def test_other_structures_are_refused(tree: Any, other: Any) -> None:
     add: Callable[..., Any] = lambda x, y: x + y  # noqa: E731
     with pytest.raises(ValueError, match="tree_map: expected trees of one structure"):
         tree_map(add, tree, other)
+
+
+def test_pack_and_its_inverse() -> None:
+    tree = {"a": Pair(np.arange(6.0).reshape(2, 3), [np.array(6.0), None]), "b": (np.arange(7.0, 9.0),)}
+    np.testing.assert_array_equal(pack(tree), np.arange(9.0))
+    again = unpacking(tree)(-pack(tree))
+    assert type(again["a"]) is Pair
+    tree_map(np.testing.assert_array_equal, tree_map(np.negative, tree), again)
