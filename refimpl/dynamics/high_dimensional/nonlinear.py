@@ -171,9 +171,8 @@ def sample_two_layer(
 def train_two_layer_relu(x: Array, y: Array, network: TwoLayer, learning_rate: Any, n_steps: int) -> TwoLayer:
     r"""Full-batch gradient descent on $\frac1{2P}\lVert y-f(X)\rVert^2$ in both layers (floats only).
 
-    With $Z=WX$, $H=\max(Z,0)$ and $r=y-vH$: $\partial_v=-rH^\top/P$,
-    $\partial_W=-\big[(v^\top\odot\mathbb 1_{Z>0})\odot r\big]X^\top/P$, with slope 0 at 0. As $H=\mathbb 1_{Z>0}\odot
-    WX$, both come from the one product $-(\mathbb 1_{Z>0}\odot r)X^\top/P$.
+    With $Z=WX$, $H=\max(Z,0)=\mathbb 1_{Z>0}\odot Z$ and $r=y-vH$: $\partial_v=-rH^\top/P$,
+    $\partial_W=-v^\top\odot\big[\mathbb 1_{Z>0}(r\odot X)^\top\big]/P$, with slope 0 at 0.
 
     Parameters
     ----------
@@ -205,22 +204,27 @@ def train_two_layer_relu(x: Array, y: Array, network: TwoLayer, learning_rate: A
     check_number("learning_rate", learning_rate, "(0, inf)")
     n_steps, rate = check_integer("n_steps", n_steps, 0), learning_rate / y.shape[-1]
     keep_freed_memory()
-    inner, outer = (layer.copy() for layer in network)
-    rows, active = np.ascontiguousarray(transpose(x)), np.empty_like(inner @ x)
-    hidden = np.empty_like(active)
+    # All matrices transposed: inputs are few, and the quick axis should be a long one.
+    rows, inner, outer = (array.copy() for array in (transpose(x), transpose(network.inner), network.outer))
+    hidden, weighted, to_inner, excess = map(np.empty_like, (rows @ inner, x, inner, y))
+    active, is_active = np.empty_like(hidden), np.empty(hidden.shape, dtype=bool)
+    outer_row, outer_column, excess_row = outer[..., None, :], outer[..., None], excess[..., None, :]
+    predicted, to_outer = excess[..., None], np.empty_like(outer_row)
     for _ in range(n_steps):
-        np.matmul(inner, x, out=hidden)
-        np.greater(hidden, 0, out=active)
+        np.matmul(rows, inner, out=hidden)
+        np.greater(hidden, 0, out=is_active)
+        active[...] = is_active
         hidden *= active
-        excess = (outer[..., None, :] @ hidden)[..., 0, :]
+        np.matmul(hidden, outer_column, out=predicted)
         excess -= y
         excess *= rate
-        both = active @ (excess[..., None] * rows)
-        to_outer = np.vecdot(inner, both)
-        both *= outer[..., None]
-        inner -= both
-        outer -= to_outer
-    return TwoLayer(inner, outer)
+        np.matmul(excess_row, hidden, out=to_outer)
+        np.multiply(x, excess_row, out=weighted)
+        np.matmul(weighted, active, out=to_inner)
+        to_inner *= outer_row
+        inner -= to_inner
+        outer_row -= to_outer
+    return TwoLayer(transpose(inner).copy(), outer)
 
 
 def mean_squared_error(network: TwoLayer, x: Array, y: Array) -> Array:
