@@ -1,8 +1,8 @@
 """Theory curves, closed-form students and network training beside jitted JAX, at the paper's sizes in float64.
 
 ``python -m tests.benchmarks.bench_high_dimensional``. To reach: never slower by more than a tenth. Steps
-of small networks, the last five rows, do not reach it: beside their products of matrices they are some ten passes over
-memory of a microsecond or more each, and a compiler fuses these.
+of small networks, the last five rows but the largest, do not reach it: beside their products of matrices they are some
+ten passes over memory of a microsecond or more each, and a compiler fuses these.
 """
 
 import sys

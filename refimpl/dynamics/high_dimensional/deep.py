@@ -284,16 +284,24 @@ def deep_linear_flow(
 
     Source: arXiv 1710.03667, deep linear networks; the form for one output.
     """
-    weights, exponent = weights.copy(), 1 - 1 / n_weights
+    weights, direction = weights.copy(), np.empty_like(weights)
+    row, learned = weights[..., None, :], direction[..., None, :]
+    others, exponent = n_weights - 1, 1 - 1 / n_weights
     for _ in range(n_steps):
-        direction = moment - (weights[..., None, :] @ correlation)[..., 0, :]
+        np.matmul(row, correlation, out=learned)
+        np.subtract(moment, direction, out=direction)
         if n_weights == 1:
             direction *= learning_rate
         else:
             squared = np.vecdot(weights, weights)
-            scale = learning_rate * squared**exponent
-            along = (n_weights - 1) * np.vecdot(weights, direction)
+            scale = squared**exponent
+            scale *= learning_rate
+            growth = np.vecdot(weights, direction)
+            growth *= others
+            growth *= scale
+            growth /= squared
+            growth += 1
             direction *= scale[..., None]
-            weights *= (1 + scale * along / squared)[..., None]
+            weights *= growth[..., None]
         weights += direction
     return weights
