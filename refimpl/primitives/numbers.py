@@ -166,11 +166,14 @@ def _long_erf_parts(x: Array) -> tuple[Array, Array]:
     return np.exp(-small * small) * total * 2 / root, np.exp(-large * large) / (root * fraction)
 
 
+MANY = 4096  # entries, from which on a slower start is worth a quicker loop
+
+
 def positive_part(x: Any) -> Array:
     """Elementwise max(x, 0), same shape and dtype as `x`; of a block, that of its entries: (z + |z|) / 2."""
     x = np.asanyarray(x)
     if x.dtype != object:
-        return np.asanyarray(np.maximum(x, 0))
+        return np.asanyarray(x.clip(0, np.inf) if x.size > MANY and x.dtype.kind == "f" else np.maximum(x, 0))
     import sympy
 
     def part(entry: Any) -> Any:

@@ -18,6 +18,8 @@ from refimpl.primitives.traces import inner
 
 # --- who is stable ---
 
+SMALL = 16  # rows of a matrix for which a second routine costs more than it saves
+
 
 def _check_span(jacobian: Array) -> None:
     check_shapes(jacobian=(jacobian, "n p"))
@@ -43,7 +45,12 @@ def span_coordinates(jacobian: Array) -> Array:
     ValueError
         If it is empty or zero, or an entry is not finite.
     """
-    left, lengths, _ = np.linalg.svd(jacobian, full_matrices=False)
+    n, p = jacobian.shape
+    if SMALL < n < p:  # of J = L Q the same as of the square L, and no product with Q
+        triangle = np.asanyarray(np.linalg.qr(transpose(jacobian), mode="r"))
+        left, lengths, _ = np.linalg.svd(transpose(triangle))
+    else:
+        left, lengths, _ = np.linalg.svd(jacobian, full_matrices=False)
     rank = int(np.count_nonzero(lengths > lengths[0] * max(jacobian.shape) * np.finfo(jacobian.dtype).eps))
     return np.asanyarray(left[:, :rank] * lengths[:rank])
 
@@ -99,11 +106,12 @@ def stability_radius(jacobian: Array, learning_rate: Any, batch_size: Any = 1) -
         raise ValueError(f"jacobian: expected gradients of rank at most {LARGEST_SPAN}, got {rank}")
     eigenvalues = (x * x).sum(axis=0) / n
     row, column = _pairs(rank)
-    products = eigenvalues[row] * eigenvalues[column]
+    one, other = eigenvalues[row], eigenvalues[column]
+    products = one * other
     shared = products - products / batch_size
-    diagonal = 1 - learning_rate * (eigenvalues[row] + eigenvalues[column]) + learning_rate**2 * shared
+    diagonal = 1 - learning_rate * (one + other) + learning_rate**2 * shared
     twice = (1 + (row != column)).astype(x.dtype)
-    pairs = x[:, row] * x[:, column] * np.sqrt(twice)  # of orthonormal symmetric matrices
+    pairs = x.take(row, axis=1) * x.take(column, axis=1) * np.sqrt(twice)  # of orthonormal symmetric matrices
     operator = np.diag(diagonal) + learning_rate**2 * (transpose(pairs) @ pairs) / (n * batch_size)
     return np.asanyarray(np.linalg.eigvalsh(operator)[-1])
 
@@ -145,12 +153,14 @@ def critical_learning_rate(jacobian: Array, batch_size: Any = 1) -> Array:
     products = eigenvalues[:, None] * eigenvalues
     shared = products - products / batch_size
     first, second = _pairs(n)
-    pairs = x[first] * x[second]
+    pairs = x.take(first, axis=0) * x.take(second, axis=0)
     matrix = np.zeros((n, n), dtype=x.dtype)
-    inverse_rate = np.maximum(eigenvalues[0] / 2, 1 / trace_bound.unchecked(x, batch_size))
+    inverse_rate = eigenvalues[0] / 2
+    if batch_size > 1:  # else any will do
+        inverse_rate = np.maximum(inverse_rate, 1 / trace_bound.unchecked(x, batch_size))
     while True:
         weights = 1 / (inverse_rate * sums - shared)
-        matrix[first, second] = matrix[second, first] = ((pairs @ weights) * pairs).sum(axis=-1) / (n * batch_size)
+        matrix[first, second] = matrix[second, first] = np.vecdot(pairs @ weights, pairs) / (n * batch_size)
         if batch_size == 1:
             return np.asanyarray(1 / (inverse_rate * np.linalg.eigvalsh(matrix)[-1]))
         values, vectors = np.linalg.eigh(matrix)

@@ -23,7 +23,7 @@ from refimpl.primitives.numbers import (
     where_positive,
 )
 
-BLOCK = 16  # steps of SGD after which the inner weights are written
+BLOCK = 20  # steps of SGD after which the inner weights are written
 
 
 class ReluNet(NamedTuple):
@@ -315,15 +315,16 @@ def relu_step(net: ReluNet, x: Array, y: Array, learning_rate: Any, max_norm: An
     hidden = positive_part(z)
     residuals = ((hidden @ net.a[..., None])[..., 0] - y) / y.shape[-1]
     to_a = weighted_sum(residuals, hidden)
-    to_z = where_positive(z, residuals[..., None] * net.a[..., None, :])
-    to_w = transpose(to_z) * x if x.shape[-2] == 1 else transpose(to_z) @ x
+    weighted, ons = residuals[..., None] * x, transpose(unit_step(z))
+    to_w = ons * weighted if x.shape[-2] == 1 else ons @ weighted
+    to_w *= net.a[..., None]
     rate = np.asarray(learning_rate)[..., None] if np.ndim(learning_rate) else learning_rate
     if max_norm is not None:
         flat = to_w.reshape(*to_a.shape[:-1], -1)
         norms = np.sqrt(np.vecdot(to_a, to_a) + np.vecdot(flat, flat))[..., None]
         rate = rate * (max_norm / np.maximum(norms, max_norm))
-    to_weights = rate[..., None] if np.ndim(rate) else rate
-    return ReluNet(net.a - rate * to_a, net.w - to_weights * to_w)
+    to_w *= rate[..., None] if np.ndim(rate) else rate
+    return ReluNet(net.a - rate * to_a, net.w - to_w)
 
 
 def relu_single_steps(
@@ -345,29 +346,38 @@ def relu_single_steps(
     max_norm : float, optional
     """
     a, w = net.a.copy(), net.w.copy()
-    # What of the slope of an output is along the outer weights, and along the preactivations.
-    slopes = np.empty_like(a, shape=(2, *a.shape))
-    hidden, to_z = slopes
+    zero, limit = np.zeros_like(a), None if max_norm is None else np.asarray(max_norm, dtype=a.dtype)
+    largest = None if limit is None else learning_rate * limit
     for start in range(0, len(places), BLOCK):
         chosen = places[start : start + BLOCK]
-        inputs = x[chosen.T]
-        gram, before = inputs @ transpose(inputs), np.swapaxes(inputs @ transpose(w), 0, 1).copy()
-        lengths = np.diagonal(gram, axis1=1, axis2=2).T.copy()
-        moves = np.empty_like(a, shape=(len(a), len(chosen), a.shape[-1]))
-        for step, (z, squared, targets) in enumerate(zip(before, lengths, y[chosen], strict=True)):
-            z -= (gram[:, step, None, :step] @ moves[:, :step])[:, 0]
-            np.greater(z, 0, out=to_z)
-            np.multiply(to_z, z, out=hidden)
+        inputs = x.take(chosen.T, axis=0)
+        gram = inputs @ transpose(inputs).copy()  # a product with the array itself is a slower routine
+        before = np.empty_like(a, shape=(len(chosen), *a.shape))
+        np.matmul(inputs, transpose(w), out=np.swapaxes(before, 0, 1))
+        lengths = np.diagonal(gram, axis1=1, axis2=2).T
+        # What of the slope of an output is along the outer weights, and along the preactivations.
+        slopes = np.empty_like(a, shape=(len(chosen), 2, *a.shape))
+        moves = np.swapaxes(slopes[:, 1], 0, 1)
+        rows = np.swapaxes(gram, 0, 1)
+        steps = zip(before, rows, slopes, slopes[:, 0], slopes[:, 1], lengths, y[chosen], strict=True)
+        for step, (z, row, slope, hidden, to_z, squared, targets) in enumerate(steps):
+            z -= np.vecmat(row[:, :step], moves[:, :step])
+            np.maximum(z, zero, out=hidden)
+            np.sign(hidden, out=to_z)
             to_z *= a
             factors = np.vecdot(hidden, a)
             factors -= targets
-            if max_norm is not None:
-                squares = np.vecdot(slopes, slopes)
-                norms = np.abs(factors) * np.sqrt(squares[0] + squared * squares[1])
-                factors *= max_norm / np.maximum(norms, max_norm)
-            factors *= learning_rate
-            slopes *= factors[:, None]
-            moves[:, step] = to_z
+            if limit is not None:
+                squares = np.vecdot(slope, slope)
+                norms = squares[1]
+                norms *= squared
+                norms += squares[0]
+                np.sqrt(norms, out=norms)
+                norms *= np.abs(factors)
+                factors *= largest / np.maximum(norms, limit)
+            else:
+                factors *= learning_rate
+            slope *= factors[:, None]
             a -= hidden
-        w -= transpose(moves) @ inputs
+        w -= moves.mT @ inputs
     return ReluNet(a, w)
