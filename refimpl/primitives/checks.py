@@ -25,6 +25,8 @@ class Checked(Protocol[Parameters, Returned]):
 
     def __call__(self, *args: Parameters.args, **kwargs: Parameters.kwargs) -> Returned: ...
 
+    def __hash__(self) -> int: ...
+
 
 def checked(
     check: Callable[Parameters, None],

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from refimpl.primitives.checks import check_integer, check_number, check_shapes, checked
+from refimpl.primitives.least_squares import gram_matrix
 from refimpl.primitives.memory import keep_freed_memory
 from refimpl.primitives.numbers import Array, is_symbolic, row_dot, sqrt, transpose
 
@@ -202,7 +203,7 @@ def iterative_newton(x: Array, y: Array, n_iterations: int, scale: Scale = None,
 
     Source: arXiv 2310.17086, Eq. 5.
     """
-    inverse = newton_schulz_inverse.unchecked(transpose(x) @ x, n_iterations, scale)
+    inverse = newton_schulz_inverse.unchecked(gram_matrix(x), n_iterations, scale)
     return np.asanyarray((inverse @ (transpose(x) @ y[..., None]))[..., 0])
 
 

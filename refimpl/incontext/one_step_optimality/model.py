@@ -7,7 +7,7 @@ import numpy as np
 
 from refimpl.primitives.checks import check_integer, check_number, check_shapes, checked
 from refimpl.primitives.linear_systems import check_positive_definite, solve
-from refimpl.primitives.numbers import Array, is_symbolic, row_dot, transpose
+from refimpl.primitives.numbers import Array, is_symbolic, transpose
 
 
 class AttentionWeights(NamedTuple):
@@ -108,22 +108,27 @@ def lsa_predict_vjp(
 def predict_and_pull_weights(
     weights: EffectiveWeights, x: Array, y: Array, x_query: Array
 ) -> tuple[Array, Callable[[Array], EffectiveWeights]]:
-    """:func:`lsa_predict` and the pullback to the weights alone, which is all that training needs; unchecked."""
-    tokens = np.concatenate([x, y[..., None]], axis=-1)
-    rows, queries = tokens.reshape(-1, tokens.shape[-1]), x_query.reshape(-1, x_query.shape[-1])
-    read = (rows @ weights.value).reshape(y.shape)
-    projected = (queries @ transpose(weights.key_query)).reshape(*y.shape[:-1], tokens.shape[-1])
-    scores = (tokens @ projected[..., None])[..., 0]
+    """:func:`lsa_predict` and the pullback to the weights alone, which is all that training needs; unchecked.
+
+    Tokens have their entries first and the tasks last: NumPy's inner loops then run over the many tasks.
+    """
+    batch, (n_context, n_inputs) = x.shape[:-2], x.shape[-2:]
+    queries = x_query.reshape(-1, n_inputs)
+    tokens = np.empty_like(x, shape=(n_inputs + 1, n_context, len(queries)))
+    tokens[:-1] = x.reshape(-1, n_context, n_inputs).transpose(2, 1, 0)
+    tokens[-1] = y.reshape(-1, n_context).T
+    columns = tokens.reshape(n_inputs + 1, -1)
+    read = (weights.value @ columns).reshape(n_context, -1)
+    scores = np.add.reduce(tokens * (weights.key_query @ queries.T)[:, None], axis=0)
 
     def pullback(cotangent: Array) -> EffectiveWeights:
-        cotangent = np.asanyarray(cotangent)[..., None]
-        to_projected = (cotangent * read)[..., None, :] @ tokens
+        cotangent = np.asanyarray(cotangent).reshape(-1)
         return EffectiveWeights(
-            value=(cotangent * scores).reshape(-1) @ rows,
-            key_query=transpose(to_projected.reshape(-1, tokens.shape[-1])) @ queries,
+            value=columns @ (cotangent * scores).reshape(-1),
+            key_query=np.add.reduce(tokens * (cotangent * read), axis=1) @ queries,
         )
 
-    return row_dot(read, scores)[..., 0], pullback
+    return np.add.reduce(read * scores, axis=0).reshape(batch), pullback
 
 
 def _over_batch(left: Array, right: Array) -> Array:

@@ -6,9 +6,9 @@ import numpy as np
 
 from refimpl.incontext.one_step_optimality.model import EffectiveWeights, on_products
 from refimpl.primitives.checks import check_integer, check_number, check_shapes
-from refimpl.primitives.least_squares import ridge_weights
+from refimpl.primitives.least_squares import gram_matrix, ridge_weights
 from refimpl.primitives.linear_systems import check_positive_definite, solve
-from refimpl.primitives.numbers import Array, transpose
+from refimpl.primitives.numbers import Array, row_dot
 from refimpl.primitives.traces import inner
 
 
@@ -119,8 +119,8 @@ def ridge_predict(x: Array, y: Array, x_query: Array, noise_std: float) -> Array
     """
     check_shapes(x=(x, "... n_context n_inputs"), y=(y, "... n_context"), x_query=(x_query, "... n_inputs"))
     variance = check_number("noise_std", noise_std, "(0, inf)") ** 2
-    weights = ridge_weights(x, y, variance)
-    return np.asanyarray((transpose(weights[..., None]) @ x_query[..., None])[..., 0, 0])
+    weights = ridge_weights.unchecked(x, y, variance)
+    return row_dot(weights, x_query)[..., 0]
 
 
 def conditional_bayes_risk(x: Array, noise_std: Any) -> Array:
@@ -146,8 +146,8 @@ def conditional_bayes_risk(x: Array, noise_std: Any) -> Array:
     """
     sizes = check_shapes(x=(x, "... n_context n_inputs"))
     variance = check_number("noise_std", noise_std, "(0, inf)") ** 2
-    identity = np.broadcast_to(np.eye(sizes["n_inputs"], dtype=x.dtype), (*sizes["..."], *[sizes["n_inputs"]] * 2))
-    inverse = solve(transpose(x) @ x + variance * identity, identity)
+    identity = np.eye(sizes["n_inputs"], dtype=x.dtype)
+    inverse = solve(gram_matrix(x) + variance * identity, identity)
     return np.asanyarray(variance + variance * inner(inverse, identity)[..., 0, 0])
 
 

@@ -21,6 +21,9 @@ from refimpl.tasks.linear_regression import ScalarTasks
 ROUND = 400
 """Iterations between two balancings of the weights."""
 
+BLOCK = 1024
+"""Tasks that are taken at once: their tokens stay in the cache."""
+
 
 def random_weights(n_inputs: int, standard_deviation: float, rng: np.random.Generator) -> EffectiveWeights:
     """Independent normal entries. Zero weights are a saddle, so the deviation must be positive.
@@ -122,9 +125,16 @@ class SampleTraining(NamedTuple):
 
 def sample_loss_and_gradients(weights: EffectiveWeights, tasks: ScalarTasks) -> tuple[Any, EffectiveWeights]:
     r"""The mean of $(\hat y-y_{n+1})^2$ over the tasks and its gradient; arguments unchecked."""
-    prediction, pull_weights = predict_and_pull_weights(weights, tasks.x, tasks.y, tasks.x_query)
-    residual = prediction - tasks.y_query
-    return residual @ residual / residual.size, pull_weights((2 / residual.size) * residual)
+    n_tasks = len(tasks.y_query)
+    losses, gradients = [], []
+    for start in range(0, n_tasks, BLOCK):
+        x, y, x_query, y_query = (part[start : start + BLOCK] for part in tasks[:4])
+        prediction, pull_weights = predict_and_pull_weights(weights, x, y, x_query)
+        residual = prediction - y_query
+        losses.append(residual @ residual / n_tasks)
+        gradients.append(pull_weights((2 / n_tasks) * residual))
+    value, key_query = (sum(parts[1:], parts[0]) for parts in zip(*gradients, strict=True))
+    return sum(losses), EffectiveWeights(value, key_query)
 
 
 def train_on_tasks(
