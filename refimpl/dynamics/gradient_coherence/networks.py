@@ -19,7 +19,8 @@ from refimpl.dynamics.gradient_coherence.suppression import RollingMedian3, medi
 from refimpl.primitives.checks import check_integer, check_number, check_shapes, checked
 from refimpl.primitives.curvature import CROSS_ENTROPY, Layers, pack, unpack
 from refimpl.primitives.layers import Linear
-from refimpl.primitives.numbers import Array, column_sum, positive_part, transpose, unit_step
+from refimpl.primitives.memory import keep_freed_memory
+from refimpl.primitives.numbers import Array, positive_part, transpose, unit_step
 from refimpl.tasks.real_data import digit_images
 
 
@@ -58,8 +59,7 @@ def gradient_matrix(layers: Layers, x: Array, labels: Array) -> Array:
         If shapes do not fit, an entry is not finite or a label is no class.
     """
     passes = _passes(layers, x, labels)
-    n_parameters = sum(array.size for layer in layers for array in layer if array is not None)
-    matrix = np.empty((len(x), n_parameters), dtype=passes.deltas[0].dtype)
+    matrix = np.empty((len(x), _n_parameters(layers)), dtype=passes.deltas[0].dtype)
     start = 0
     for layer, h, delta in zip(layers, passes.inputs, passes.deltas, strict=True):
         end = start + layer.weight.size
@@ -69,6 +69,10 @@ def gradient_matrix(layers: Layers, x: Array, labels: Array) -> Array:
             matrix[:, start:end] = delta
         start = end
     return matrix
+
+
+def _n_parameters(layers: Layers) -> int:
+    return sum(array.size for layer in layers for array in layer if array is not None)
 
 
 class _Pass(NamedTuple):
@@ -100,12 +104,17 @@ def _affine(h: Array, layer: Linear) -> Array:
 
 def _total_gradient(layers: Layers, passes: _Pass) -> Array:
     """The sum of the examples' gradients, as one vector."""
-    return pack(
-        [
-            Linear(transpose(delta) @ h, None if layer.bias is None else column_sum(delta))
-            for layer, h, delta in zip(layers, passes.inputs, passes.deltas, strict=True)
-        ]
-    )
+    ones = np.ones(len(passes.inputs[0]), dtype=passes.deltas[0].dtype)
+    total = np.empty_like(passes.deltas[0], shape=_n_parameters(layers))
+    start = 0
+    for layer, h, delta in zip(layers, passes.inputs, passes.deltas, strict=True):
+        end = start + layer.weight.size
+        np.matmul(transpose(delta), h, out=total[start:end].reshape(layer.weight.shape))
+        if layer.bias is not None:
+            start, end = end, end + layer.bias.size
+            np.matmul(ones, delta, out=total[start:end])
+        start = end
+    return total
 
 
 @checked(_check_network)
@@ -218,6 +227,7 @@ def _epochs(
     problem: DigitsProblem, rule: Rule, learning_rate: float, batch_size: int, n_epochs: int, rng: np.random.Generator
 ) -> Any:
     """The parameters at the start and after each epoch."""
+    keep_freed_memory()
     like = initial_perceptron(rng)
     parameters, state = pack(like), None
     yield unpack(parameters, like)

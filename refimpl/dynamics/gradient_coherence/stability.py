@@ -265,17 +265,10 @@ def logistic_descent(x: Array, y: Array, learning_rates: Array) -> Array:
     _check_in("learning_rates", learning_rates, 0, np.inf)
     labelled = y[..., None] * x
     columns = transpose(labelled)
-    weights = np.zeros((*sizes["..."], 1, sizes["d"]), dtype=x.dtype)
-    trajectory = [weights]
-    for rate in learning_rates:
-        weights = weights + (rate / sizes["n"] / _one_plus_exp(weights @ columns)) @ labelled
-        trajectory.append(weights)
-    return np.stack(trajectory)[..., 0, :]
-
-
-def _one_plus_exp(margins: Array) -> Array:
-    """The inverse of ``sigmoid(-margins)``; infinite, which is as good, from where the exponential overflows."""
-    with np.errstate(over="ignore"):
-        inverse = exp(margins)
-    inverse += 1
-    return inverse
+    trajectory = np.zeros((len(learning_rates) + 1, *sizes["..."], 1, sizes["d"]), dtype=x.dtype)
+    with np.errstate(over="ignore"):  # an infinite exponential is as good as any that large
+        for before, after, rate in zip(trajectory[:-1], trajectory[1:], learning_rates, strict=True):
+            inverse = exp(before @ columns)  # of the sigmoid of the negative margin, less 1
+            inverse += 1
+            np.add(before, (rate / sizes["n"] / inverse) @ labelled, out=after)
+    return trajectory[..., 0, :]
