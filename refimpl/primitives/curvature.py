@@ -37,19 +37,25 @@ Layers = Sequence[Linear]
 
 
 class Jet(NamedTuple):
-    """An activation: ``z -> (value, first derivative)``, and the second from these two; None where it is 0."""
+    """An activation, in place: of ``z, slope`` the first becomes its value, the second its derivative. The second
+    derivative comes from these two; None where it is 0."""
 
-    first: Callable[[Array], tuple[Array, Array]]
+    first: Callable[[Array, Array], None]
     second: Callable[[Array, Array], Array] | None
 
 
-def _tanh_jet(z: Array) -> tuple[Array, Array]:
-    h = tanh(z)
-    return h, 1 - h * h
+def _tanh_jet(z: Array, slope: Array) -> None:
+    if z.dtype == object:
+        z[...] = tanh(z)
+    else:
+        np.tanh(z, out=z)
+    np.multiply(z, z, out=slope)
+    np.subtract(1, slope, out=slope)
 
 
-def _relu_jet(z: Array) -> tuple[Array, Array]:
-    return positive_part(z), unit_step(z)
+def _relu_jet(z: Array, slope: Array) -> None:
+    slope[...] = unit_step(z)
+    z[...] = positive_part(z)
 
 
 JETS = {"tanh": Jet(_tanh_jet, lambda h, slope: -2 * h * slope), "relu": Jet(_relu_jet, None)}
@@ -73,11 +79,12 @@ class OutputLoss(NamedTuple):
 
 def _cross_entropy_at(outputs: Array, labels: Array) -> LossAt:
     shifted = outputs - row_max(outputs)
+    rows = np.arange(len(labels))
+    at_labels = shifted[rows, labels]
     p = exp(shifted)
     total = row_sum(p)
     p /= total
-    rows = np.arange(len(labels))
-    values = log(total)[:, 0] - shifted[rows, labels]
+    values = log(total)[:, 0] - at_labels
     gradient = p.copy()
     gradient[rows, labels] -= 1
     return LossAt(values, gradient, lambda direction: p * (direction - row_dot(p, direction)))
@@ -101,13 +108,18 @@ HALF_SQUARED_ERROR = OutputLoss(_half_squared_error_at, lambda outputs, targets:
 class Curvature(NamedTuple):
     """A mean loss at some parameters: its value, gradient, and products with the Hessian and its Gauss-Newton part.
 
-    Gradient and products are lists of Linear like the parameters; a direction is one too.
+    Gradient and products are lists of Linear like the parameters; a direction is one too. What is asked for is
+    computed, and kept if others need it.
     """
 
     loss: Array
-    gradient: list[Linear]
+    find_gradient: Callable[[], list[Linear]]
     hessian_product: Callable[[Layers], list[Linear]]
     gauss_newton_product: Callable[[Layers], list[Linear]]
+
+    @property
+    def gradient(self) -> list[Linear]:
+        return self.find_gradient()
 
 
 def _check(
@@ -159,31 +171,30 @@ def mlp_curvature(
     """
     n, jet = x.shape[0], JETS[activation]
     values, slopes = [x], []
-    z = x
-    for index, layer in enumerate(layers):
-        z = _affine(values[-1], layer)
-        if index < len(layers) - 1:
-            h, slope = jet.first(z)
-            values.append(h)
-            slopes.append(slope)
-    found = loss.at(z, targets)
-    delta = found.gradient / n
-    deltas, backs, gradient = [delta], [], []
-    for index in reversed(range(len(layers))):
-        gradient.append(_outer(delta, values[index], layers[index]))
-        if index:
-            back = delta @ layers[index].weight
-            delta = back * slopes[index - 1]
-            deltas.append(delta)
-            backs.append(back)
-    deltas.reverse()
-    backs.reverse()
+    for layer in layers[:-1]:
+        h, slope = _activate(values[-1], layer, jet)
+        values.append(h)
+        slopes.append(slope)
+    found = loss.at(_affine(values[-1], layers[-1]), targets)
+
+    @cache
+    def backward() -> tuple[list[Array], list[Array]]:
+        r"""The $\delta_k$, and the $\delta_kW_k$ but for the first layer."""
+        deltas, backs = [found.gradient / n], []
+        for layer, slope in zip(reversed(layers[1:]), reversed(slopes), strict=True):
+            backs.append(deltas[-1] @ layer.weight)
+            deltas.append(backs[-1] * slope)
+        return deltas[::-1], backs[::-1]
+
+    @cache
+    def gradient() -> list[Linear]:
+        return [_outer(*each) for each in zip(backward()[0], values, layers, strict=True)]
 
     @cache
     def bent() -> list[Array]:
         r"""$\delta_kW_k\odot\phi''$, which all products share and the gradient has no use for."""
         assert jet.second is not None
-        rows = zip(backs, values[1:], slopes, strict=True)
+        rows = zip(backward()[1], values[1:], slopes, strict=True)
         return [back * jet.second(h, slope) for back, h, slope in rows]
 
     def forward(direction: Layers) -> tuple[list[Array], list[Array]]:
@@ -193,7 +204,7 @@ def mlp_curvature(
         for index, (layer, along) in enumerate(zip(layers, direction, strict=True)):
             r_z = _affine(values[index], along)
             if index:
-                r_z = r_z + r_values[-1] @ transpose(layer.weight)
+                r_z += r_values[-1] @ transpose(layer.weight)
             r_zs.append(r_z)
             if index < len(layers) - 1:
                 r_values.append(slopes[index] * r_z)
@@ -201,16 +212,21 @@ def mlp_curvature(
 
     def hessian_product(direction: Layers) -> list[Linear]:
         r_values, r_zs = forward(direction)
+        deltas, _ = backward()
         r_delta = found.hessian_product(r_zs[-1]) / n
         product = []
         for index in reversed(range(len(layers))):
             part = _outer(r_delta, values[index], layers[index])
             if index:
-                part = part._replace(weight=part.weight + transpose(deltas[index]) @ r_values[index - 1])
-                r_back = r_delta @ layers[index].weight + deltas[index] @ direction[index].weight
-                r_delta = r_back * slopes[index - 1]
+                weight = part.weight
+                weight += transpose(deltas[index]) @ r_values[index - 1]
+                r_delta = r_delta @ layers[index].weight
+                r_delta += deltas[index] @ direction[index].weight
+                r_delta *= slopes[index - 1]
                 if jet.second is not None:
-                    r_delta += bent()[index - 1] * r_zs[index - 1]
+                    r_z = r_zs[index - 1]
+                    r_z *= bent()[index - 1]
+                    r_delta += r_z
             product.append(part)
         return product[::-1]
 
@@ -224,7 +240,7 @@ def mlp_curvature(
                 r_delta = (r_delta @ layers[index].weight) * slopes[index - 1]
         return product[::-1]
 
-    return Curvature(found.values.sum() / n, gradient[::-1], hessian_product, gauss_newton_product)
+    return Curvature(found.values.sum() / n, gradient, hessian_product, gauss_newton_product)
 
 
 @checked(_check)
@@ -237,7 +253,7 @@ def per_example_gradients(
     """
     values, slopes = [x], []
     for layer in layers[:-1]:
-        h, slope = JETS[activation].first(_affine(values[-1], layer))
+        h, slope = _activate(values[-1], layer, JETS[activation])
         values.append(h)
         slopes.append(slope)
     delta = loss.gradient(_affine(values[-1], layers[-1]), targets)
@@ -252,7 +268,17 @@ def per_example_gradients(
 
 def _affine(h: Array, layer: Linear) -> Array:
     z = h @ transpose(layer.weight)
-    return z if layer.bias is None else z + layer.bias
+    if layer.bias is not None:
+        z += layer.bias
+    return z
+
+
+def _activate(h: Array, layer: Linear, jet: Jet) -> tuple[Array, Array]:
+    """The next layer's values, and the slopes of its activation."""
+    z = _affine(h, layer)
+    slope = np.empty_like(z)
+    jet.first(z, slope)
+    return z, slope
 
 
 def _outer(delta: Array, h: Array, layer: Linear) -> Linear:

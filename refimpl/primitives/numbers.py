@@ -264,7 +264,7 @@ def column_sum(x: Array) -> Array:
 
 def transpose(x: Array) -> Array:
     """Transpose of the last two axes; for non-commuting entries, which stand for blocks, of each entry too."""
-    swapped = np.swapaxes(x, -1, -2)
+    swapped = x.swapaxes(-1, -2)
     if swapped.dtype != object:
         return swapped
     return _on_objects(lambda entry: entry if getattr(entry, "is_commutative", True) else entry.transpose(), swapped)
