@@ -108,10 +108,11 @@ class Emulated(np.ndarray[Any, Any]):
         return cls._round(np.asarray(result)).view(cls) if floating else result
 
     def _trace(self, ufunc: np.ufunc, inputs: tuple[Any, ...], receiver: Any) -> None:
-        """Remember what was subtracted from each row, and of its exponential how large the exponent was before."""
+        """Remember what was subtracted from each row or column, and how large the exponent of an exponential was before
+        that."""
         if self.rng is None or not isinstance(receiver, Emulated):
             return
-        is_shift = ufunc is np.subtract and np.shape(inputs[1])[-1:] == (1,)
+        is_shift = ufunc is np.subtract and 1 in np.shape(inputs[1])[-2:]
         receiver.subtracted = _plain(inputs[1]) if is_shift else None
         receiver.exponent = getattr(inputs[0], "subtracted", None) if ufunc is np.exp else None
 

@@ -83,7 +83,7 @@ def main() -> int:
                 max_norm=1.0,
             )
         )
-    for n_draws, per_class in ((1000, 3), (1000, 1), (60, 3)):
+    for n_draws, per_class in ((1000, 3), (1000, 1), (100, 3)):
         n = 4 * per_class
         inputs = rng.standard_normal((n_draws, n, 16))
         inputs /= np.linalg.norm(inputs, axis=-1, keepdims=True)

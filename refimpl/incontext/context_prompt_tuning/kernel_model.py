@@ -6,16 +6,14 @@ moves the keys $X$; examples are rows, and leading axes hold independent draws o
 """
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
 from refimpl.incontext.context_prompt_tuning.tokens import project_tokens
-from refimpl.primitives.attention import attention_weights
 from refimpl.primitives.checks import check_integer, check_number, check_shapes, checked
-from refimpl.primitives.normalization import log_sum_exp_vjp, softmax
-from refimpl.primitives.numbers import Array, constant, row_dot, transpose
+from refimpl.primitives.normalization import softmax
+from refimpl.primitives.numbers import Array, constant, exp, log, transpose
 
 
 class FewShots(NamedTuple):
@@ -206,34 +204,114 @@ def kernel_prompt_loss_vjp(
     confidence: float = 6,
 ) -> tuple[Array, Callable[[Array], tuple[Array]]]:
     """:func:`kernel_prompt_loss` and its pullback ``cotangent -> (keys,)``: the prompt is all that is tuned."""
-    n = keys.shape[-2]
+    terms = _terms(
+        inputs, values, example_targets, context_targets, context_weights, example_weight, leave_out, confidence
+    )
+    return _loss_vjp(keys, terms, sharpness)
+
+
+class _Terms(NamedTuple):
+    """What the loss is made of beside the keys. Queries are columns, so that NumPy's inner loops run along them."""
+
+    inputs: Array
+    queries: Array
+    """Shape (..., d, 2n): the inputs of the appended examples, and room for the keys, which the context labels ask."""
+    values: Array
+    """Those of the context times the confidence, shape (..., n, n_classes)."""
+    targets: Array
+    """Shape (..., n_classes, 2n)."""
+    weights: Array
+    """Shape (2n,)."""
+    visible: Array
+    """Which keys a query sees, boolean, shape (n, 2n)."""
+    hidden: Array
+    """0 where it sees the key, else -inf."""
+
+
+def _terms(
+    inputs: Array,
+    values: Array,
+    example_targets: Array,
+    context_targets: Array,
+    context_weights: Array,
+    example_weight: float,
+    leave_out: bool,
+    confidence: float,
+) -> _Terms:
+    n = inputs.shape[-2]
     appended = ~np.eye(n, dtype=bool) if leave_out else np.ones((n, n), dtype=bool)
-    before = np.tri(n, k=-1, dtype=bool)
+    before = np.tri(n, k=-1, dtype=bool).T
     before[0, 0] = True  # the first label has no context; whatever it attends to, its weight is 0
     label_weights = (np.arange(n) > 0).astype(int) * context_weights
+    weights = np.concatenate([0 * label_weights + example_weight / constant(n, inputs), label_weights]) / n
+    visible = np.concatenate([appended, before], axis=-1)
+    return _Terms(
+        inputs,
+        transpose(np.concatenate([inputs, inputs], axis=-2)).copy(),
+        confidence * values,
+        transpose(np.concatenate([example_targets, context_targets], axis=-2)).copy(),
+        weights.astype(inputs.dtype),
+        visible,
+        np.where(visible, 0, -np.inf).astype(inputs.dtype),
+    )
 
-    # Appended examples and context labels are queries of one attention, that see different keys.
-    queries = np.concatenate([inputs, keys], axis=-2)
-    targets = np.concatenate([example_targets, context_targets], axis=-2)
-    weights = np.concatenate([0 * label_weights + example_weight / constant(n, keys), label_weights]) / n
-    weights = weights.astype(keys.dtype)
-    attention = attention_weights(queries, sharpness * keys, np.concatenate([appended, before]))
-    logits = confidence * (attention @ values)
-    log_sums, pull_log_sums = log_sum_exp_vjp.unchecked(logits)
-    losses = log_sums - row_dot(targets, logits)[..., 0]
+
+def _loss_vjp(keys: Array, terms: _Terms, sharpness: float) -> tuple[Array, Callable[[Array], tuple[Array]]]:
+    """Appended examples and context labels are queries of one attention, that see different keys."""
+    n = keys.shape[-2]
+    terms.queries[..., n:] = transpose(keys)
+    scores = (sharpness * keys) @ terms.queries
+    if scores.dtype == object:
+        attention = exp(scores) * terms.visible.astype(int)
+    else:
+        scores += terms.hidden
+        scores -= _column_max(scores)
+        attention = exp(scores)
+    attention /= _column_sum(attention)
+    logits = transpose(terms.values) @ attention
+    largest = _column_max(logits)
+    prediction = exp(logits - largest)
+    total = _column_sum(prediction)
+    prediction /= total
+    losses = (largest + log(total))[..., 0, :] - _column_dot(terms.targets, logits)
 
     def pullback(cotangent: Array) -> tuple[Array]:
-        to_losses = np.asanyarray(cotangent)[..., None] * weights
-        (to_logits,) = pull_log_sums(to_losses)
-        to_logits -= to_losses[..., None] * targets
-        to_logits *= confidence
-        to_scores = to_logits @ transpose(values)
-        to_scores -= row_dot(attention, to_scores)
+        to_losses = np.asanyarray(cotangent)[..., None] * terms.weights
+        to_logits = prediction - terms.targets
+        to_logits *= to_losses[..., None, :]
+        to_scores = terms.values @ to_logits
+        # The mean of to_scores under the attention, computed where it is smaller: over the classes.
+        to_scores -= _column_dot(to_logits, logits)[..., None, :]
         to_scores *= attention
-        to_scores *= sharpness
-        return (transpose(to_scores) @ queries + to_scores[..., n:, :] @ keys,)
+        # A context label's score is a product of two keys.
+        between = to_scores[..., n:]
+        to_keys = to_scores[..., :n] @ terms.inputs
+        to_keys += (between + transpose(between)) @ keys
+        to_keys *= sharpness
+        return (to_keys,)
 
-    return np.asanyarray((losses * weights).sum(axis=-1)), pullback
+    return np.asanyarray((losses * terms.weights).sum(axis=-1)), pullback
+
+
+def _column_max(x: Array) -> Array:
+    """Maximum over the axis before the last, which is kept; zeros for symbols. By halves, for NumPy goes row by row."""
+    if x.dtype == object:
+        return 0 * x[..., :1, :]
+    while x.shape[-2] > 1:
+        half = (x.shape[-2] + 1) // 2
+        x = np.maximum(x[..., :half, :], x[..., -half:, :])
+    return x
+
+
+def _column_sum(x: Array) -> Array:
+    """Sum over the axis before the last, which is kept."""
+    ones = np.ones((1, x.shape[-2]), dtype=int if x.dtype == object else x.dtype)
+    return np.asanyarray(ones @ x)
+
+
+def _column_dot(x: Array, y: Array) -> Array:
+    """Inner products of corresponding columns."""
+    return np.einsum("...ij,...ij->...j", x, y)
 
 
 class KernelTuning(NamedTuple):
@@ -292,31 +370,21 @@ def tune_kernel_prompt(
         raise ValueError(f"direction: expected 'minimise' or 'maximise', got {direction!r}")
     if radius != float("inf"):
         check_number("radius", radius, "[0, inf)")
-    loss_vjp = partial(
-        kernel_prompt_loss_vjp.unchecked,
-        inputs=shots.inputs,
-        values=shots.values,
-        example_targets=shots.example_targets,
-        context_targets=shots.context_targets,
-        context_weights=context_weights,
-        example_weight=example_weight,
-        leave_out=leave_out,
-        sharpness=sharpness,
-        confidence=confidence,
-    )
-    kernel_prompt_loss.check(shots.inputs, **loss_vjp.keywords)
+    arguments = (*shots, context_weights, example_weight, leave_out)
+    kernel_prompt_loss.check(shots.inputs, *arguments, sharpness, confidence)
     step = learning_rate if direction == "minimise" else -learning_rate
+    terms = _terms(*arguments, confidence)
     perturbation = np.zeros_like(shots.inputs)
     radii = np.full(shots.inputs.shape[-2], radius)
     losses = []
     for _ in range(n_steps):
-        loss, pullback = loss_vjp(shots.inputs + perturbation)
+        loss, pullback = _loss_vjp(shots.inputs + perturbation, terms, sharpness)
         losses.append(loss)
         (gradient,) = pullback(np.ones_like(loss))
         perturbation = perturbation - step * gradient
         if radius != float("inf"):
             perturbation = project_tokens.unchecked(perturbation, radii, norm)
-    losses.append(loss_vjp(shots.inputs + perturbation)[0])
+    losses.append(_loss_vjp(shots.inputs + perturbation, terms, sharpness)[0])
     return KernelTuning(perturbation, np.stack(losses))
 
 

@@ -232,6 +232,9 @@ def _terms(
 
 # --- the constraint ---
 
+SAFE = 2.0**-12, 2.0**14
+"""Between them a sum of squares neither underflows nor overflows in any format; else it is taken of scaled numbers."""
+
 
 def token_radii(types: Integers, eps_input: float, eps_format: float, d_model: int, reference_dim: int = 2048) -> Array:
     r"""$\epsilon\sqrt{d/2048}$ with the $\epsilon$ of a token's kind, $10^{-10}$ for tokens that must not move.
@@ -294,21 +297,17 @@ def project_tokens(perturbation: Array, radii: Array, norm: Norm = "l2") -> Arra
     radii = radii[:, None].astype(perturbation.dtype)
     if norm == "linf":
         return np.clip(perturbation, -radii, radii)
-    largest = _largest(perturbation)
-    scaled = perturbation / largest
-    lengths = largest * sqrt(row_dot(scaled, scaled))
+    squares = row_dot(perturbation, perturbation)
+    lengths = sqrt(squares)
+    if not is_symbolic(perturbation) and not SAFE[0] < squares.min() <= squares.max() < SAFE[1]:
+        largest = row_max(np.abs(perturbation))
+        largest = np.where(largest > 0, largest, 1).astype(perturbation.dtype)
+        scaled = perturbation / largest
+        lengths = largest * sqrt(row_dot(scaled, scaled))
     bounds = radii + positive_part(lengths - radii)
     if not is_symbolic(perturbation):
         bounds = np.where(bounds > 0, bounds, 1)  # radius and perturbation both 0
     return perturbation * (radii / bounds)
-
-
-def _largest(perturbation: Array) -> Array:
-    """A scale for each row by which its squares neither underflow nor overflow."""
-    if is_symbolic(perturbation):
-        return np.ones((*perturbation.shape[:-1], 1), dtype=object)
-    largest = row_max(np.abs(perturbation))
-    return np.where(largest > 0, largest, 1).astype(perturbation.dtype)
 
 
 def _check_types(types: Any) -> Integers:
