@@ -349,13 +349,14 @@ def oscillation_ends_at_a_flat_fit(
         [jacobian.trace() - 1 - other, jacobian.det() - other, edge + 1],
         "eigenvalues on the fits, and multiplier -1 at the least share",
     )
-    for strong_gain, weak_gain in ((1.2, 0.06), (1.2, 0.3), (1.4, 0.1), (1.5, 0.1)):
-        errors, _, end = two_feature_errors(
-            np.array(0.3), np.array(1e-6), scale * strong_gain, scale * weak_gain, 100_000
-        )
+    pairs = ((1.2, 0.06), (1.2, 0.3), (1.4, 0.1), (1.5, 0.1))
+    strong_gains, weak_gains = scale * np.array(pairs).T
+    start = np.full(len(pairs), 0.3), np.full(len(pairs), 1e-6)
+    errors, _, ends = two_feature_errors(*start, strong_gains, weak_gains, 100_000)
+    for (strong_gain, weak_gain), error, end in zip(pairs, errors[-1], ends, strict=True):
         ratio = float(end) / least(strong_gain, weak_gain)
         evidence &= within(ratio, 1, 1.1, f"end over least share at ({strong_gain}, {weak_gain})")
-        evidence &= at_most(abs(float(errors[-1])), 1e-6, "error")
+        evidence &= at_most(abs(float(error)), 1e-6, "error")
     return evidence
 
 

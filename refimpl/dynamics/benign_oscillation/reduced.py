@@ -6,6 +6,7 @@ feature within bounds, $\overline{\ln(1+a_u\ell)}=0$, then by concavity $\overli
 gain: oscillation alone makes the weak feature grow.
 """
 
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -186,11 +187,26 @@ def two_feature_errors(
     ValueError
         If a number is negative or not finite.
     """
-    errors = []
-    for _ in range(n_steps):
-        errors.append(1 - strong - weak)
-        strong, weak = two_feature_map.unchecked(strong, weak, strong_gain, weak_gain)
-    return np.stack(errors), strong, weak
+    shape = np.broadcast_shapes(*map(np.shape, (strong, weak, strong_gain, weak_gain)))
+    dtype = np.result_type(strong, weak, strong_gain, weak_gain)
+
+    def pair(one: Any, other: Any) -> Array:
+        rows = np.empty_like(strong, shape=(2, math.prod(shape)), dtype=dtype)
+        for row, values in zip(rows, (one, other), strict=True):
+            row.reshape(shape)[...] = values
+        return rows
+
+    shares, gains = pair(strong, weak), pair(strong_gain, weak_gain)
+    growth, errors = np.empty_like(shares), np.empty_like(shares, shape=(n_steps, shares.shape[1]))
+    (strong, weak), one = shares, np.ones((), dtype=dtype)
+    for error in errors:
+        np.subtract(one, strong, out=error)
+        error -= weak
+        np.multiply(gains, error, out=growth)
+        growth += one
+        shares *= growth
+        shares *= growth
+    return errors.reshape(n_steps, *shape), strong.reshape(shape), weak.reshape(shape)
 
 
 def oscillation_window() -> tuple[float, float]:
