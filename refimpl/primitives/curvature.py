@@ -108,8 +108,8 @@ HALF_SQUARED_ERROR = OutputLoss(_half_squared_error_at, lambda outputs, targets:
 class Curvature(NamedTuple):
     """A mean loss at some parameters: its value, gradient, and products with the Hessian and its Gauss-Newton part.
 
-    Gradient and products are lists of Linear like the parameters; a direction is one too. What is asked for is
-    computed, and kept if others need it.
+    Gradient and products are lists of Linear like the parameters; a direction is one too. Each is computed when it is
+    asked for.
     """
 
     loss: Array
@@ -186,16 +186,10 @@ def mlp_curvature(
             deltas.append(backs[-1] * slope)
         return deltas[::-1], backs[::-1]
 
-    @cache
     def gradient() -> list[Linear]:
         return [_outer(*each) for each in zip(backward()[0], values, layers, strict=True)]
 
-    @cache
-    def bent() -> list[Array]:
-        r"""$\delta_kW_k\odot\phi''$, which all products share and the gradient has no use for."""
-        assert jet.second is not None
-        rows = zip(backward()[1], values[1:], slopes, strict=True)
-        return [back * jet.second(h, slope) for back, h, slope in rows]
+    bent: list[Array] = []  # each delta_k W_k phi'', which all products share and the gradient has no use for
 
     def forward(direction: Layers) -> tuple[list[Array], list[Array]]:
         """The derivatives of the values and of the z along the direction."""
@@ -212,7 +206,9 @@ def mlp_curvature(
 
     def hessian_product(direction: Layers) -> list[Linear]:
         r_values, r_zs = forward(direction)
-        deltas, _ = backward()
+        deltas, backs = backward()
+        if jet.second is not None and not bent:
+            bent.extend(back * jet.second(h, s) for back, h, s in zip(backs, values[1:], slopes, strict=True))
         r_delta = found.hessian_product(r_zs[-1]) / n
         product = []
         for index in reversed(range(len(layers))):
@@ -225,7 +221,7 @@ def mlp_curvature(
                 r_delta *= slopes[index - 1]
                 if jet.second is not None:
                     r_z = r_zs[index - 1]
-                    r_z *= bent()[index - 1]
+                    r_z *= bent[index - 1]
                     r_delta += r_z
             product.append(part)
         return product[::-1]
