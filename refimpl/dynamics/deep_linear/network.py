@@ -263,12 +263,16 @@ def gradient_steps(weights: Weights, sigma_11: Array, sigma_31: Array, learning_
     keep_freed_memory()
     current = list(weights)
     while True:
-        steps = gradients.unchecked(current, sigma_11, sigma_31)
-        for step, weight in zip(steps, current, strict=True):  # in place: nobody else holds the gradients
-            step *= -learning_rate
-            step += weight
-        current = steps
+        slopes = gradients.unchecked(current, sigma_11, sigma_31)
+        current = _stepped(current, slopes, learning_rate, slopes)  # in place: nobody else holds the gradients
         yield current
+
+
+def _stepped(weights: Weights, slopes: list[Array], learning_rate: Any, into: list[Array]) -> list[Array]:
+    for new, weight, slope in zip(into, weights, slopes, strict=True):
+        np.multiply(slope, -learning_rate, out=new)
+        new += weight
+    return into
 
 
 def _check_train(weights: Weights, sigma_11: Array, sigma_31: Array, learning_rate: Any, n_steps: int) -> None:
@@ -301,9 +305,16 @@ def train_gd(weights: Weights, sigma_11: Array, sigma_31: Array, learning_rate: 
 
     Source: arXiv 1312.6120, Section 1 and Eq. 13.
     """
-    steps = gradient_steps.unchecked(weights, sigma_11, sigma_31, learning_rate)
-    history = [list(weights), *(next(steps) for _ in range(n_steps))]
-    return [np.stack(layer) for layer in zip(*history, strict=True)]
+    keep_freed_memory()
+    dtype = np.result_type(*weights, sigma_11, sigma_31)
+    history = [np.empty_like(weight, dtype, shape=(n_steps + 1, *weight.shape)) for weight in weights]
+    for kept, weight in zip(history, weights, strict=True):
+        kept[0] = weight
+    current = list(weights)
+    for step in range(1, n_steps + 1):
+        slopes = gradients.unchecked(current, sigma_11, sigma_31)
+        current = _stepped(current, slopes, learning_rate, [kept[step] for kept in history])
+    return history
 
 
 def _check_flow(
