@@ -294,6 +294,18 @@ def test_orders_at_once_are_orders_one_by_one() -> None:
         np.testing.assert_allclose(one, alone, atol=1e-13)
 
 
+def test_draws_at_once_are_draws_one_by_one() -> None:
+    rng = np.random.default_rng(2)
+    inputs, labels = rng.standard_normal((3, 8, 5)), rng.integers(4, size=(3, 8))
+    orders = random_orders(6, 8, rng).reshape(3, 2, 8)
+    together = train_on_demonstrations(np.zeros((4, 5)), inputs, labels, orders, 0.1, 4, 3)
+    assert together.shape == (3, 2, 4, 5)
+    for one, *draw in zip(together, inputs, labels, orders, strict=True):
+        np.testing.assert_allclose(one, train_on_demonstrations(np.zeros((4, 5)), *draw, 0.1, 4, 3), atol=1e-13)
+    with pytest.raises(ValueError, match="orders: expected leading axes"):
+        train_on_demonstrations(np.zeros((4, 5)), inputs, labels, orders[:2], 0.1, 4, 3)
+
+
 def test_no_epoch_leaves_the_weights() -> None:
     inputs, labels = some_demonstrations()
     start = sample(1, 4, 3)

@@ -11,7 +11,7 @@ from proofs.incontext.order_sensitivity.sensitivity import (
     ZERO,
     constructed_layer,
     one_step,
-    regression_sensitivity,
+    regression_sensitivities,
     setting,
 )
 from proofs.ledger import Control, Evidence, Figure, Series, at_least, at_most, claim, figure
@@ -159,11 +159,13 @@ def in_context_learning_is_order_sensitive(
     rng: np.random.Generator, learner: Callable[[LanguageModel, Shots], Array] = in_context
 ) -> Evidence:
     stacks: dict[str, list[float]] = {"2 layers": [], "3 layers": [], "3 layers with positions": []}
-    optimizers, rejected = [], 0
-    for _ in range(20):
-        inputs, labels, orders, tests = data = setting(rng)
-        for rate, optimizer in ((0.1, "sgd"), (0.05, "adam")):
-            optimizers.append(regression_sensitivity(data, rate, 20, 1, optimizer))
+    optimizers: list[float] = []
+    rejected = 0
+    settings = [setting(rng) for _ in range(20)]
+    for rate, optimizer in ((0.1, "sgd"), (0.05, "adam")):
+        optimizers += regression_sensitivities(settings, rate, 20, 1, optimizer)
+    for data in settings:
+        inputs, labels, orders, tests = data
         weights = train_on_demonstrations(ZERO, inputs, labels, orders, 0.1, 20, 1)
         gd = regression_distributions(weights, tests)
         for name, found in stacks.items():

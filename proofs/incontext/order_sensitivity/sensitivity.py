@@ -49,13 +49,17 @@ def setting(rng: np.random.Generator) -> tuple[Array, Any, Any, Array]:
 ZERO = np.zeros((CLASSES, D_INPUT))
 
 
-def regression_sensitivity(
-    data: tuple[Array, Any, Any, Array], learning_rate: float, epochs: int, batch_size: int | None, optimizer: Any
-) -> float:
-    """Sen of softmax regression from 0 after some epochs."""
-    inputs, labels, orders, tests = data
+def regression_sensitivities(
+    data: list[tuple[Array, Any, Any, Array]],
+    learning_rate: float,
+    epochs: int,
+    batch_size: int | None,
+    optimizer: Any,
+) -> list[float]:
+    """Sen of softmax regression from 0 after some epochs, in each setting."""
+    inputs, labels, orders, tests = (np.stack(parts) for parts in zip(*data, strict=True))
     trained = train_on_demonstrations(ZERO, inputs, labels, orders, learning_rate, epochs, batch_size, optimizer)
-    return float(order_sensitivity(regression_distributions(trained, tests)))
+    return [float(order_sensitivity(regression_distributions(*one))) for one in zip(trained, tests, strict=True)]
 
 
 # --- equivalence ---
@@ -296,16 +300,17 @@ def sensitivity_of_small_steps(rng: np.random.Generator, term: Callable[..., Arr
         second = [sympy.diff(w, ETA, 2).subs(ETA, 0) / 2 for w in weights.flat]
         entries.append(np.array(second) - term(zero, inputs, labels, orders).reshape(-1))
 
-    slopes, apart = [], []
-    for _ in range(20):
-        inputs, labels, orders, tests = data = setting(rng)
-        found = [regression_sensitivity(data, rate, 1, 1, "sgd") for rate in RATES]
-        slopes.append(np.polyfit(np.log(RATES), np.log(found), 1)[0])
+    data = [setting(rng) for _ in range(20)]
+    found = [regression_sensitivities(data, rate, 1, 1, "sgd") for rate in RATES]
+    slopes = np.polyfit(np.log(RATES), np.log(found), 1)[0]
+    apart = []
+    smallest = regression_sensitivities(data, 0.001, 1, 1, "sgd")
+    for (inputs, labels, orders, tests), least in zip(data, smallest, strict=True):
         change = term(ZERO, inputs, labels, orders)
         flat = np.full(CLASSES, 1 / CLASSES)
         shifts = (tests @ transpose(change)) @ (np.diag(flat) - np.outer(flat, flat))
         c = shifts.std(axis=0).sum() / len(tests)
-        apart.append(abs(regression_sensitivity(data, 0.001, 1, 1, "sgd") / 1e-6 - c) / max(c, 1e-300))
+        apart.append(abs(least / 1e-6 - c) / max(c, 1e-300))
     return (
         induction(vanishes(left(0, 0), "the first"), vanishes(left(total, term_block), "one demonstration more"))
         & vanishes(entries, "second derivative less the term")
@@ -346,7 +351,7 @@ def larger_batches_are_less_sensitive(rng: np.random.Generator, rate: Callable[[
     data = [setting(rng) for _ in range(DRAWS)]
 
     def found(rate: Callable[[int], float], epochs: int) -> Array:
-        return np.array([[regression_sensitivity(one, rate(b), epochs, b, "sgd") for b in BATCHES] for one in data])
+        return np.array([regression_sensitivities(data, rate(b), epochs, b, "sgd") for b in BATCHES]).T
 
     common, matched = found(rate, 20), found(matched_rate, 5)
     evidence = Evidence(())
@@ -371,6 +376,7 @@ def larger_batches_are_less_sensitive(rng: np.random.Generator, rate: Callable[[
 )
 def sensitivity_by_epoch(rng: np.random.Generator) -> Figure:
     data = [setting(rng) for _ in range(10)]
+    inputs, labels, orders, tests = (np.stack(parts) for parts in zip(*data, strict=True))
     learners: dict[str, tuple[Callable[[], Optimizer], int | None]] = {
         "GD": (partial(sgd, 0.1), None),
         "Adam": (partial(adam, 0.05), None),
@@ -382,11 +388,12 @@ def sensitivity_by_epoch(rng: np.random.Generator) -> Figure:
     epochs = list(range(1, 101))
     curves = []
     for title, (make, batch) in learners.items():
-        total = np.zeros(len(epochs))
-        for inputs, labels, orders, tests in data:
-            runs: Iterator[Array] = regression_epochs(ZERO, inputs, labels, orders, make(), batch)
-            total += [float(order_sensitivity(regression_distributions(w, tests))) for w in islice(runs, len(epochs))]
-        curves.append(Series(title, epochs, (total / len(data)).tolist()))
+        runs: Iterator[Array] = regression_epochs(ZERO, inputs, labels, orders, make(), batch)
+        by_epoch = [
+            [float(order_sensitivity(regression_distributions(*one))) for one in zip(weights, tests, strict=True)]
+            for weights in islice(runs, len(epochs))
+        ]
+        curves.append(Series(title, epochs, np.mean(by_epoch, axis=1).tolist()))
     for n_layers in (2, 3):
         found = [
             float(order_sensitivity(icl_distributions(random_attention_stack(n_layers, rng), *one))) for one in data
@@ -408,7 +415,7 @@ def sensitivity_by_rate(rng: np.random.Generator) -> Figure:
     for draw in range(3):
         inputs, labels, orders, tests = data = setting(rng)
         c = float(small_step_coefficient(ZERO, inputs, labels, orders, tests))
-        found = [regression_sensitivity(data, float(rate), 1, 1, "sgd") for rate in rates]
+        found = [regression_sensitivities([data], float(rate), 1, 1, "sgd")[0] for rate in rates]
         parts += [
             Series(f"draw {draw + 1}", rates.tolist(), found, "points"),
             Series(f"$c\\,\\eta^2$, draw {draw + 1}", rates.tolist(), (c * rates**2).tolist()),

@@ -15,7 +15,7 @@ from refimpl.incontext.order_sensitivity.sensitivity import Integers, check_labe
 from refimpl.primitives.checks import check_integer, check_shapes, checked
 from refimpl.primitives.losses import cross_entropy
 from refimpl.primitives.normalization import softmax
-from refimpl.primitives.numbers import Array, row_dot, transpose
+from refimpl.primitives.numbers import Array, exp, row_dot, transpose
 from refimpl.primitives.optimizers import Optimizer, adam, sgd
 from refimpl.primitives.training import training_steps
 
@@ -114,12 +114,16 @@ def training_epochs(
     """
     n_demos = np.asarray(order).shape[-1]
     order = check_orders("order", order, n_demos)
-    size = n_demos if batch_size is None else check_integer("batch_size", batch_size, 1, n_demos)
-    batches = [order[..., start : start + size] for start in range(0, n_demos, size)]
+    batches = [order[..., rows] for rows in _batches(n_demos, batch_size)]
     return _epochs(params, loss_and_gradients, batches, optimizer)
 
 
-def _epochs(params: Params, loss_and_gradients: Any, batches: list[Integers], optimizer: Optimizer) -> Iterator[Params]:
+def _batches(n_demos: int, batch_size: int | None) -> list[slice]:
+    size = n_demos if batch_size is None else check_integer("batch_size", batch_size, 1, n_demos)
+    return [slice(start, start + size) for start in range(0, n_demos, size)]
+
+
+def _epochs(params: Params, loss_and_gradients: Any, batches: list[Any], optimizer: Optimizer) -> Iterator[Params]:
     steps = training_steps(params, loss_and_gradients, cycle(batches).__next__, optimizer)
     while True:
         for _ in batches:
@@ -138,17 +142,44 @@ def regression_epochs(
     """:func:`training_epochs` of softmax regression in all `orders` at once: weights (..., n_tokens, d), ``...`` as in
     `orders`; `weights` themselves unchecked.
 
-    The optimizer must act on every entry by itself, as SGD and Adam do: a clipped global norm would be that of all
-    orders together.
+    Inputs (..., n_demos, d) and labels (..., n_demos) may have leading axes too, which `orders` begin with. The
+    optimizer must act on every entry by itself, as SGD and Adam do: a clipped global norm would be that of all runs
+    together.
     """
-    orders = check_orders("orders", orders, len(inputs))
+    draws, (n_demos, d) = inputs.shape[:-2], inputs.shape[-2:]
+    orders = check_orders("orders", orders, n_demos)
+    runs, n_tokens = orders.shape[:-1], weights.shape[-2]
+    if runs[: len(draws)] != draws:
+        raise ValueError(f"orders: expected leading axes {draws} as in inputs, got shape {orders.shape}")
+    # Runs are the last axis, along which NumPy's inner loops go: a run by itself is small.
+    of_order = (*draws, *[1] * (len(runs) - len(draws)), n_demos)
+    shown = np.take_along_axis(labels.reshape(of_order), orders, axis=-1).reshape(-1, n_demos)
+    targets = (np.arange(n_tokens)[:, None, None] == shown.T).astype(int).astype(weights.dtype)
+    visited = _runs_last(np.take_along_axis(inputs.reshape(*of_order, d), orders[..., None], axis=-2))
+    batches = [
+        (visited[rows], visited[rows].swapaxes(0, 1).copy(), targets[:, rows]) for rows in _batches(n_demos, batch_size)
+    ]
+    start = _runs_last(np.broadcast_to(weights, (*runs, n_tokens, d)))
+    epochs = _epochs(start, _regression_gradient, batches, optimizer)
+    return (trained.transpose(2, 0, 1).reshape(*runs, n_tokens, d) for trained in epochs)
 
-    def loss_and_gradients(weights: Array, rows: Integers) -> tuple[None, Array]:
-        seen = inputs[rows]
-        return None, mean_gradient(prediction_errors(weights, seen, labels[rows]), seen)
 
-    start = np.broadcast_to(weights, (*orders.shape[:-1], *weights.shape[-2:]))
-    return training_epochs(start, loss_and_gradients, orders, optimizer, batch_size)
+def _runs_last(matrices: Array) -> Array:
+    return matrices.reshape(-1, *matrices.shape[-2:]).transpose(1, 2, 0).copy()
+
+
+def _regression_gradient(weights: Array, batch: tuple[Array, Array, Array]) -> tuple[None, Array]:
+    """The gradient of :func:`label_loss` for weights (n_tokens, d, runs) and a batch: its inputs, (batch, d, runs) and
+    (d, batch, runs), so that the sum in either product runs along a middle axis, and one-hot labels."""
+    inputs, turned, targets = batch
+    errors = np.einsum("vdr,bdr->vbr", weights, inputs)
+    if errors.dtype != object:
+        errors -= np.maximum.reduce(errors, axis=0)
+    errors = exp(errors)
+    errors /= np.add.reduce(errors, axis=0)
+    errors -= targets
+    errors /= len(inputs)
+    return None, np.einsum("vbr,dbr->vdr", errors, turned)
 
 
 def train_on_demonstrations(
@@ -167,10 +198,11 @@ def train_on_demonstrations(
     ----------
     weights : array, shape (n_tokens, d)
         Where every run starts.
-    inputs : array, shape (n_demos, d)
-    labels : integers, shape (n_demos,)
+    inputs : array, shape (..., n_demos, d)
+        Leading axes hold draws of the demonstrations, all trained on at once.
+    labels : integers, shape (..., n_demos)
     orders : integers, shape (..., n_demos)
-        Permutations; see :func:`random_orders`.
+        Permutations; see :func:`random_orders`. Their leading axes begin with those of the inputs.
     learning_rate : number > 0
     epochs : int >= 0
     batch_size : int from 1 to n_demos, or None for gradient descent on all
@@ -188,8 +220,8 @@ def train_on_demonstrations(
 
     Source: arXiv 2310.08540, Section 4.
     """
-    sizes = check_shapes(weights=(weights, "n_tokens d"), inputs=(inputs, "n_demos d"))
-    labels = check_labels(labels, (sizes["n_demos"],), sizes["n_tokens"])
+    sizes = check_shapes(weights=(weights, "n_tokens d"), inputs=(inputs, "... n_demos d"))
+    labels = check_labels(labels, (*sizes["..."], sizes["n_demos"]), sizes["n_tokens"])
     orders = check_orders("orders", orders, sizes["n_demos"])
     epochs = check_integer("epochs", epochs, 0)
     if optimizer not in OPTIMIZERS:
