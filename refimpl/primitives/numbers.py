@@ -191,7 +191,12 @@ def unit_step(x: Any) -> Array:
         return np.asarray(x > 0, dtype=x.dtype)
     import sympy
 
-    return _on_objects(lambda entry: sympy.Heaviside(entry, 0), x)
+    def step(entry: Any) -> Any:
+        if isinstance(entry, sympy.Max) and 0 in entry.args:  # positive where the others' maximum is
+            entry = sympy.Max(*(one for one in entry.args if one != 0))
+        return sympy.Heaviside(entry, 0)
+
+    return _on_objects(step, x)
 
 
 def where_positive(x: Any, values: Any) -> Array:

@@ -1,7 +1,9 @@
 """SGD until the loss is zero, of perceptrons and of networks, and what predicts it, beside jitted JAX, in float64.
 
 ``python -m tests.benchmarks.bench_sgd_noise_regimes``. To reach: never slower by more than a tenth. Both sides
-of a run take the same batches and end in the same weights, or draw their own and end fitted.
+of a run take the same batches and end in the same weights, or draw their own and end fitted. Gradient and tangents of a
+network at many points do not reach it: products of matrices alone take four fifths of JAX's time, and what a compiler
+does in the same pass, the ReLU, its mask and the sums, are passes of NumPy's.
 """
 
 import sys

@@ -24,12 +24,20 @@ def _check_layer(x: Array, weight: Array) -> None:
     check_shapes(x=(x, "... n n_inputs"), weight=(weight, "... n_outputs n_inputs"))
 
 
+def _gain(square: int, x: Array) -> Array:
+    """The root of `square` over the width of `x`: of a hidden layer at 2, which passes through the ReLU."""
+    return _root(square, x.shape[-1], x.dtype)
+
+
 @cache
-def _gain(square: int, dtype: Any, width: int) -> Array:
-    """The root of `square` over the width: of a hidden layer at 2, whose factor passes through the ReLU, of the output
-    at 1."""
+def _root(square: int, width: int, dtype: np.dtype[Any]) -> Array:
     like = np.empty(0, dtype=dtype)
     return sqrt(constant(square, like) / constant(width, like))
+
+
+def _factor(weights: Weights) -> Array:
+    """The factors of all layers: a ReLU lets a positive number through, so that the output takes them all at once."""
+    return math.prod((_gain(2, matrix) for matrix in weights[:-1]), start=_gain(1, weights[-1]))
 
 
 @checked(_check_layer)
@@ -52,42 +60,41 @@ def hidden_layer(x: Array, weight: Array) -> Array:
 
     Source: arXiv 2301.13703, the fully connected networks.
     """
-    return positive_part(_before(x, weight))
-
-
-def _before(x: Array, weight: Array) -> Array:
-    """What the ReLU of a hidden layer acts on."""
-    gain = _gain(2, x.dtype, x.shape[-1])
-    if x.size < weight.size:
-        return np.asanyarray((gain * x) @ weight.mT)
-    return np.asanyarray(x @ _turned(weight))
-
-
-def _turned(weight: Array) -> Array:
-    """A hidden layer's weights from the right, times its factor, in rows: products with columns are slower."""
-    return np.asanyarray(np.multiply(_gain(2, weight.dtype, weight.shape[-1]), weight.mT, order="C"))
+    return _hidden(_gain(2, x) * x, weight, weight.mT)[0]
 
 
 @checked(_check_layer)
 def hidden_layer_vjp(x: Array, weight: Array) -> tuple[Array, Callable[[Array], tuple[Array, Array]]]:
     """:func:`hidden_layer` and its pullback ``cotangent -> (x, weight)``."""
-    return _hidden(x, weight)
+    gain = _gain(2, x)
+    output, pull = _hidden(gain * x, weight, weight.mT)
+
+    def pullback(cotangent: Array) -> tuple[Array, Array]:
+        to_x, to_weight = pull(cotangent)
+        return gain * to_x, to_weight
+
+    return output, pullback
 
 
 class _HiddenPullback(Protocol):
     def __call__(self, cotangent: Array, with_inputs: bool = True) -> tuple[Any, Array]: ...
 
 
-def _hidden(x: Array, weight: Array) -> tuple[Array, _HiddenPullback]:
-    """:func:`hidden_layer_vjp`, whose pullback leaves the cotangent of the inputs out where nobody asks for it."""
-    before = _before(x, weight)
+def _hidden(x: Array, weight: Array, turned: Array) -> tuple[Array, _HiddenPullback]:
+    """A hidden layer without its factor, the weights turned too, and its pullback, which leaves the cotangent of the
+    inputs out where nobody asks for it."""
+    output = positive_part(x @ turned)
 
     def pullback(cotangent: Array, with_inputs: bool = True) -> tuple[Any, Array]:
-        to_before = where_positive(before, cotangent)
-        to_before *= _gain(2, x.dtype, x.shape[-1])
+        to_before = where_positive(output, cotangent)
         return to_before @ weight if with_inputs else None, to_before.mT @ x
 
-    return positive_part(before), pullback
+    return output, pullback
+
+
+def _turned(weight: Array) -> Array:
+    """A layer's weights from the right, in rows: many products with columns take longer."""
+    return weight.mT.copy()
 
 
 def check_network(x: Array, weights: Weights) -> None:
@@ -109,9 +116,9 @@ def _runs(array: Array) -> Array:
 def _blocks(x: Array) -> list[tuple[slice, slice]]:
     """Of runs and of their rows, :data:`ROWS` rows or fewer at once."""
     n_runs, n, _ = x.shape
-    together = max(1, ROWS // n)
+    together, at_once = max(1, ROWS // n), math.ceil(n / math.ceil(n / ROWS))
     runs = [slice(start, start + together) for start in range(0, n_runs, together)]
-    return list(product(runs, [slice(start, start + ROWS) for start in range(0, n, ROWS)]))
+    return list(product(runs, [slice(start, start + at_once) for start in range(0, n, at_once)]))
 
 
 @checked(check_network)
@@ -144,21 +151,21 @@ def network_outputs(x: Array, weights: Weights) -> Array:
         activation = rows[block]
         for matrix in hidden:
             activation = positive_part(activation @ matrix[block[0]])
-        out[block] = _output(activation, last[block[0]])
+        out[block] = (activation @ last[block[0]].mT)[..., 0]
+    out *= _factor(weights)
     return outputs
-
-
-def _output(x: Array, last: Array) -> Array:
-    return np.asanyarray((x @ last.mT)[..., 0] * _gain(1, x.dtype, x.shape[-1]))
 
 
 @checked(check_network)
 def network_outputs_vjp(x: Array, weights: Weights) -> tuple[Array, Callable[[Array], tuple[Array, Sequence[Array]]]]:
     """:func:`network_outputs` and its pullback ``cotangent -> (x, weights)``."""
     rows, matrices, outputs = _runs(x), [_runs(matrix) for matrix in weights], np.empty_like(x[..., 0])
-    out, pulls = outputs.reshape(rows.shape[:2]), []
+    turned = [_turned(matrix) for matrix in matrices[:-1]]
+    out, pulls, factor = outputs.reshape(rows.shape[:2]), [], _factor(weights)
     for block in _blocks(rows):
-        out[block], pull = _network(rows[block], [matrix[block[0]] for matrix in matrices])
+        here, _ = block
+        parts = [matrix[here] for matrix in matrices], [matrix[here] for matrix in turned]
+        out[block], pull = _network(rows[block], *parts, factor)
         pulls.append((block, pull))
 
     def pullback(cotangent: Array) -> tuple[Array, Sequence[Array]]:
@@ -174,23 +181,25 @@ def network_outputs_vjp(x: Array, weights: Weights) -> tuple[Array, Callable[[Ar
     return outputs, pullback
 
 
-def _network(x: Array, weights: Weights) -> tuple[Array, Callable[..., tuple[Any, Sequence[Array]]]]:
+def _network(
+    x: Array, weights: Weights, turned: Weights, factor: Array
+) -> tuple[Array, Callable[..., tuple[Any, Sequence[Array]]]]:
     """:func:`network_outputs_vjp` of rows at once, whose pullback can leave the cotangent of the inputs out."""
     pulls = []
-    for matrix in weights[:-1]:
-        x, pull = _hidden(x, matrix)
+    for matrix, from_right in zip(weights[:-1], turned, strict=True):
+        x, pull = _hidden(x, matrix, from_right)
         pulls.append(pull)
     last = weights[-1]
 
     def pullback(cotangent: Array, with_inputs: bool = True) -> tuple[Any, Sequence[Array]]:
-        scaled = (cotangent * _gain(1, x.dtype, x.shape[-1]))[..., None]
+        scaled = (factor * cotangent)[..., None]
         to_x, to_weights = scaled * last, [scaled.mT @ x]
         for index in reversed(range(len(pulls))):
             to_x, to_weight = pulls[index](to_x, with_inputs or index > 0)
             to_weights.append(to_weight)
         return to_x, to_weights[::-1]
 
-    return _output(x, last), pullback
+    return factor * (x @ last.mT)[..., 0], pullback
 
 
 def _check_linearised(x: Array, weights: Weights, displacement: Weights) -> None:
@@ -234,12 +243,14 @@ def linearised_outputs(x: Array, weights: Weights, displacement: Weights) -> Arr
     for block in _blocks(rows):
         activation, moved = rows[block], None  # the inputs do not move
         for matrix, change in turned:
-            before, shift = activation @ matrix[block[0]], activation @ change[block[0]]
+            shift = activation @ change[block[0]]
             if moved is not None:
                 shift += moved @ matrix[block[0]]
-            activation, moved = positive_part(before), where_positive(before, shift)
+            activation = positive_part(activation @ matrix[block[0]])
+            moved = where_positive(activation, shift)
         assert moved is not None
-        out[block] = _output(moved, last[0][block[0]]) + _output(activation, last[1][block[0]])
+        out[block] = (moved @ last[0][block[0]].mT + activation @ last[1][block[0]].mT)[..., 0]
+    out *= _factor(weights)
     return outputs
 
 
@@ -373,12 +384,12 @@ def train_network(
     ended = [np.empty_like(matrix) for matrix in current]
     steps, converged, going = np.zeros(n_runs, int), np.zeros(n_runs, bool), np.arange(n_runs)
     x, y = inputs.reshape(n_runs, n_samples, n_inputs), signs(labels, inputs).reshape(n_runs, n_samples)
-    start = y * network_outputs.unchecked(x, current)
+    start, factor = y * network_outputs.unchecked(x, current), _factor(current)
     drawn = chain.from_iterable(batch_blocks(n_samples, (*lead, batch_size), rng, batches))
     with np.errstate(over="ignore", invalid="ignore"):  # a run that diverges is an outcome
         for step, indices in enumerate(islice(drawn, max_steps), 1):
             chosen = np.arange(len(going))[:, None], indices.reshape(n_runs, batch_size)[going]
-            outputs, pull = _network(x[chosen], current)
+            outputs, pull = _network(x[chosen], current, [matrix.mT for matrix in current[:-1]], factor)
             signed = y[chosen]
             active = unfitted(signed * outputs - start[chosen], margin)
             if active.any():
