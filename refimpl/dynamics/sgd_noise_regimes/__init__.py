@@ -27,9 +27,9 @@ $\tau=t/d$                          ``tau``                                     
 $n,\ g_1,\ g_\perp$                 ``PopulationFunctions``                     ``(...)``
 ==================================  ==========================================  ================================
 
-The parts: :mod:`.hinge` (the loss, the perceptron, SGD until the loss is zero, and a faster simulation of the same
-law), :mod:`.population` (expectations over the data), :mod:`.flow` (order parameters over time, late times, exponents),
-:mod:`.network` (deep networks, and the map between scales in the feature regime).
+The parts: :mod:`.hinge` (the loss, the perceptron and its data), :mod:`.population` (expectations over the data),
+:mod:`.flow` (order parameters over time, late times, exponents), :mod:`.network` (deep networks, and the map between
+scales in the feature regime), :mod:`.training` (SGD until the loss is zero, and a faster simulation of the same law).
 """
 
 from refimpl.dynamics.sgd_noise_regimes.flow import (
@@ -48,19 +48,14 @@ from refimpl.dynamics.sgd_noise_regimes.flow import (
     tail_constants,
 )
 from refimpl.dynamics.sgd_noise_regimes.hinge import (
-    EventRun,
-    SGDRun,
-    event_driven_perceptron,
     hinge_active,
     hinge_loss,
     hinge_loss_vjp,
     perceptron_data,
     perceptron_outputs,
     perceptron_outputs_vjp,
-    sgd_hinge,
 )
 from refimpl.dynamics.sgd_noise_regimes.network import (
-    NetworkRun,
     feature_regime_map,
     hidden_layer,
     hidden_layer_vjp,
@@ -69,7 +64,6 @@ from refimpl.dynamics.sgd_noise_regimes.network import (
     network_outputs,
     network_outputs_vjp,
     relative_weight_change,
-    train_network,
 )
 from refimpl.dynamics.sgd_noise_regimes.population import (
     NoiseMoments,
@@ -85,6 +79,14 @@ from refimpl.dynamics.sgd_noise_regimes.population import (
     signal_drive_vjp,
     unfitted_fraction,
     unfitted_fraction_vjp,
+)
+from refimpl.dynamics.sgd_noise_regimes.training import (
+    EventRun,
+    NetworkRun,
+    SGDRun,
+    event_driven_perceptron,
+    sgd_hinge,
+    train_network,
 )
 
 __all__ = [

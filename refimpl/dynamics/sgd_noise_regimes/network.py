@@ -1,16 +1,14 @@
-r"""Deep ReLU networks without biases, SGD on $F=f(w)-f(w_0)$, and the map between scales in the feature regime."""
+r"""Deep ReLU networks without biases, their tangents, and the map between scales in the feature regime."""
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
-from itertools import chain, islice, pairwise, product
-from typing import Any, NamedTuple, Protocol
+from itertools import pairwise, product
+from typing import Any, Protocol
 
 import numpy as np
 
-from refimpl.dynamics.sgd_noise_regimes.hinge import batch_blocks, check_labels, signs, unfitted
 from refimpl.primitives.checks import check_array, check_integer, check_number, check_shapes, checked
-from refimpl.primitives.memory import keep_freed_memory
 from refimpl.primitives.numbers import Array, constant, positive_part, sqrt, where_positive
 from refimpl.primitives.trees import tree_map
 
@@ -35,7 +33,7 @@ def _root(square: int, width: int, dtype: np.dtype[Any]) -> Array:
     return sqrt(constant(square, like) / constant(width, like))
 
 
-def _factor(weights: Weights) -> Array:
+def layers_factor(weights: Weights) -> Array:
     """The factors of all layers: a ReLU lets a positive number through, so that the output takes them all at once."""
     return math.prod((_gain(2, matrix) for matrix in weights[:-1]), start=_gain(1, weights[-1]))
 
@@ -152,7 +150,7 @@ def network_outputs(x: Array, weights: Weights) -> Array:
         for matrix in hidden:
             activation = positive_part(activation @ matrix[block[0]])
         out[block] = (activation @ last[block[0]].mT)[..., 0]
-    out *= _factor(weights)
+    out *= layers_factor(weights)
     return outputs
 
 
@@ -161,11 +159,11 @@ def network_outputs_vjp(x: Array, weights: Weights) -> tuple[Array, Callable[[Ar
     """:func:`network_outputs` and its pullback ``cotangent -> (x, weights)``."""
     rows, matrices, outputs = _runs(x), [_runs(matrix) for matrix in weights], np.empty_like(x[..., 0])
     turned = [_turned(matrix) for matrix in matrices[:-1]]
-    out, pulls, factor = outputs.reshape(rows.shape[:2]), [], _factor(weights)
+    out, pulls, factor = outputs.reshape(rows.shape[:2]), [], layers_factor(weights)
     for block in _blocks(rows):
         here, _ = block
         parts = [matrix[here] for matrix in matrices], [matrix[here] for matrix in turned]
-        out[block], pull = _network(rows[block], *parts, factor)
+        out[block], pull = network_pullback(rows[block], *parts, factor)
         pulls.append((block, pull))
 
     def pullback(cotangent: Array) -> tuple[Array, Sequence[Array]]:
@@ -181,7 +179,7 @@ def network_outputs_vjp(x: Array, weights: Weights) -> tuple[Array, Callable[[Ar
     return outputs, pullback
 
 
-def _network(
+def network_pullback(
     x: Array, weights: Weights, turned: Weights, factor: Array
 ) -> tuple[Array, Callable[..., tuple[Any, Sequence[Array]]]]:
     """:func:`network_outputs_vjp` of rows at once, whose pullback can leave the cotangent of the inputs out."""
@@ -250,7 +248,7 @@ def linearised_outputs(x: Array, weights: Weights, displacement: Weights) -> Arr
             moved = where_positive(activation, shift)
         assert moved is not None
         out[block] = (moved @ last[0][block[0]].mT + activation @ last[1][block[0]].mT)[..., 0]
-    out *= _factor(weights)
+    out *= layers_factor(weights)
     return outputs
 
 
@@ -303,119 +301,6 @@ def relative_weight_change(weights: Weights, initial: Weights) -> Array:
     if np.any(size == 0):
         raise ValueError("initial: expected weights that are not all 0, got only zeros")
     return np.asanyarray((moved / size) ** 0.5)
-
-
-# --- SGD ---
-
-
-class NetworkRun(NamedTuple):
-    """Where SGD went, and when it stopped, of one or of several networks."""
-
-    weights: list[Array]
-    time: Any
-    r"""$\eta$ times the steps taken: $t^*$ if the run converged, to within the steps between two tests; (...)."""
-    steps: Any
-    """Shape (...)."""
-    converged: Any
-    """Whether every point is fitted, shape (...). A run whose weights are no longer finite has stopped and is not
-    converged."""
-
-
-def train_network(
-    inputs: Array,
-    labels: Array,
-    weights: Weights,
-    learning_rate: Any,
-    batch_size: int,
-    margin: Any,
-    rng: np.random.Generator | None,
-    max_steps: int,
-    check_every: int = 1,
-    batches: Iterable[Array] | None = None,
-) -> NetworkRun:
-    r"""SGD on the hinge loss of $F=f(w)-f(w_0)$ until all points are fitted, the weights overflow or steps run out.
-
-    Leading axes are runs of their own, of as many data sets and networks, each with its batches; one that has stopped
-    leaves the others.
-
-    Parameters
-    ----------
-    inputs : array, shape (..., n_samples, n_inputs)
-    labels : array, shape (..., n_samples)
-        Signs.
-    weights : list of arrays, as for :func:`network_outputs`
-        $w_0$.
-    learning_rate : number > 0
-    batch_size : int from 1 to n_samples
-    margin : number >= 0
-        $\kappa=1/\alpha$.
-    rng : numpy.random.Generator
-        Of the batches, drawn uniformly with replacement; None if they are given.
-    max_steps : int >= 1
-    check_every : int >= 1
-        Steps between two tests of the whole training set; the resolution of $t^*$.
-    batches : iterable of integer arrays of shape (..., batch_size), optional
-        In place of the generator's; the runs also end with them.
-
-    Returns
-    -------
-    NetworkRun
-
-    Raises
-    ------
-    ValueError
-        If shapes do not fit, an entry is not finite, a label is no sign, a number or an index is out of range.
-
-    Source: arXiv 2301.13703, the algorithm of the setting.
-    """
-    check_network(inputs, weights)
-    *lead, n_samples, n_inputs = inputs.shape
-    check_labels(labels, *lead, n_samples)
-    rate = check_number("learning_rate", learning_rate, "(0, inf)") / check_integer(
-        "batch_size", batch_size, 1, n_samples
-    )
-    margin, max_steps = check_number("margin", margin, "[0, inf)"), check_integer("max_steps", max_steps, 1)
-    check_every = check_integer("check_every", check_every, 1)
-    if rng is None and batches is None:
-        raise ValueError("rng: expected a generator, or batches to take in its place, got None")
-    keep_freed_memory()
-    n_runs = math.prod(lead)
-    current = [matrix.reshape(n_runs, *matrix.shape[-2:]).copy() for matrix in weights]
-    ended = [np.empty_like(matrix) for matrix in current]
-    steps, converged, going = np.zeros(n_runs, int), np.zeros(n_runs, bool), np.arange(n_runs)
-    x, y = inputs.reshape(n_runs, n_samples, n_inputs), signs(labels, inputs).reshape(n_runs, n_samples)
-    start, factor = y * network_outputs.unchecked(x, current), _factor(current)
-    drawn = chain.from_iterable(batch_blocks(n_samples, (*lead, batch_size), rng, batches))
-    with np.errstate(over="ignore", invalid="ignore"):  # a run that diverges is an outcome
-        for step, indices in enumerate(islice(drawn, max_steps), 1):
-            chosen = np.arange(len(going))[:, None], indices.reshape(n_runs, batch_size)[going]
-            outputs, pull = _network(x[chosen], current, [matrix.mT for matrix in current[:-1]], factor)
-            signed = y[chosen]
-            active = unfitted(signed * outputs - start[chosen], margin)
-            if active.any():
-                signed *= active
-                signed *= rate
-                for matrix, change in zip(current, pull(signed, with_inputs=False)[1], strict=True):
-                    matrix += change
-            steps[going] = step
-            if step % check_every == 0:
-                agreements = y * network_outputs.unchecked(x, current) - start
-                finite = np.isfinite(agreements).all(-1)
-                fitted = finite & ~unfitted(agreements, margin).any(-1)
-                goes_on = finite & ~fitted
-                if not goes_on.all():
-                    converged[going] = fitted
-                    for matrix, last in zip(current, ended, strict=True):
-                        last[going] = matrix
-                    going, x, y, start = going[goes_on], x[goes_on], y[goes_on], start[goes_on]
-                    current = [matrix[goes_on] for matrix in current]
-                    if not going.size:
-                        break
-    for matrix, last in zip(current, ended, strict=True):
-        last[going] = matrix
-    final = [last.reshape(first.shape) for last, first in zip(ended, weights, strict=True)]
-    steps = steps.reshape(lead)[()]
-    return NetworkRun(final, learning_rate * steps, steps, converged.reshape(lead)[()])
 
 
 # --- the feature regime ---

@@ -134,7 +134,7 @@ def test_the_perceptron_keeps_novikoffs_bound() -> None:
 def test_rows_that_are_not_kept_give_the_same_run(monkeypatch: pytest.MonkeyPatch) -> None:
     inputs, labels = problem(200, 6, 1.0, 7)
     kept = event_driven_perceptron(inputs, labels, 0.3, 0.2, np.random.default_rng(0), 4)
-    monkeypatch.setattr("refimpl.dynamics.sgd_noise_regimes.hinge.GRAM_SAMPLES", 10)
+    monkeypatch.setattr("refimpl.dynamics.sgd_noise_regimes.training.GRAM_SAMPLES", 10)
     again = event_driven_perceptron(inputs, labels, 0.3, 0.2, np.random.default_rng(0), 4)
     np.testing.assert_array_equal(kept.weights, again.weights)
     assert kept[1:] == again[1:]
