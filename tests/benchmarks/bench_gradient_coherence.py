@@ -27,6 +27,7 @@ from refimpl.dynamics.gradient_coherence import (
     mlp_m_coherence,
     winsorized_mean,
 )
+from refimpl.primitives.layers import Linear
 from refimpl.primitives.memory import keep_freed_memory
 
 
@@ -121,9 +122,7 @@ def main() -> int:
     flat = [array for layer in layers for array in layer]
 
     def ours(function: Any) -> Any:
-        return lambda w, b, v, c, *given: function(
-            [layers[0]._replace(weight=w, bias=b), layers[1]._replace(weight=v, bias=c)], *given
-        )
+        return lambda w, b, v, c, *given: function([Linear(w, b), Linear(v, c)], *given)
 
     for n in (50, 400):
         x, labels = rng.uniform(0, 1, (n, 64)), rng.integers(10, size=n)

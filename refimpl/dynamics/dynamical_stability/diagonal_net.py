@@ -263,7 +263,7 @@ def diagonal_single_steps(
     max_norm : float, optional
     """
     weights = np.stack(net)
-    swapped, slopes = weights[::-1], np.empty_like(weights)
+    swapped, slopes, full = weights[::-1], np.empty_like(weights), np.empty_like(net.a)
     for chosen, targets in zip(places, y[places], strict=True):
         np.multiply(x.take(chosen, axis=0), swapped, out=slopes)
         factors = np.vecdot(slopes[0], weights[0])
@@ -274,6 +274,7 @@ def diagonal_single_steps(
             norms = np.abs(factors) * np.sqrt(to_a)
             factors *= max_norm / np.maximum(norms, max_norm)
         factors *= learning_rate
-        slopes *= factors[:, None]
+        full[...] = factors[:, None]  # products are quicker with whole rows than with a number each
+        slopes *= full
         weights -= slopes
     return DiagonalNet(*weights)
