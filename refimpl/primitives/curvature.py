@@ -182,7 +182,7 @@ def mlp_curvature(
         r"""The $\delta_k$, and the $\delta_kW_k$ but for the first layer."""
         deltas, backs = [found.gradient / n], []
         for layer, slope in zip(reversed(layers[1:]), reversed(slopes), strict=True):
-            backs.append(_times(deltas[-1], layer.weight))
+            backs.append(_apply(transpose(layer.weight), deltas[-1]))
             deltas.append(backs[-1] * slope)
         return deltas[::-1], backs[::-1]
 
@@ -198,7 +198,7 @@ def mlp_curvature(
         for index, (layer, along) in enumerate(zip(layers, direction, strict=True)):
             r_z = _affine(values[index], along)
             if index:
-                r_z += _times(r_values[-1], transpose(layer.weight))
+                r_z += _apply(layer.weight, r_values[-1])
             r_zs.append(r_z)
             if index < len(layers) - 1:
                 r_values.append(slopes[index] * r_z)
@@ -216,8 +216,8 @@ def mlp_curvature(
             if index:
                 weight = part.weight
                 weight += transpose(deltas[index]) @ r_values[index - 1]
-                r_delta = _times(r_delta, layers[index].weight)
-                r_delta += _times(deltas[index], direction[index].weight)
+                r_delta = _apply(transpose(layers[index].weight), r_delta)
+                r_delta += _apply(transpose(direction[index].weight), deltas[index])
                 r_delta *= slopes[index - 1]
                 if jet.second is not None:
                     r_z = r_zs[index - 1]
@@ -233,7 +233,7 @@ def mlp_curvature(
         for index in reversed(range(len(layers))):
             product.append(_outer(r_delta, values[index], layers[index]))
             if index:
-                r_delta = _times(r_delta, layers[index].weight) * slopes[index - 1]
+                r_delta = _apply(transpose(layers[index].weight), r_delta) * slopes[index - 1]
         return product[::-1]
 
     return Curvature(found.values.sum() / n, gradient, hessian_product, gauss_newton_product)
@@ -259,17 +259,18 @@ def per_example_gradients(
         bias = None if layers[index].bias is None else rows
         gradients.append(Linear(rows[:, :, None] * values[index].copy()[:, None, :], bias))
         if index:
-            delta = _times(delta, layers[index].weight) * slopes[index - 1]
+            delta = _apply(transpose(layers[index].weight), delta) * slopes[index - 1]
     return gradients[::-1]
 
 
-def _times(rows: Array, matrix: Array) -> Array:
-    """``rows @ matrix``, stored column by column: there are more examples than units, and loops like long columns."""
-    return transpose(transpose(matrix) @ transpose(rows))
+def _apply(matrix: Array, rows: Array) -> Array:
+    """The matrix times every row, stored column by column: there are more examples than units, and loops like long
+    columns."""
+    return transpose(matrix @ transpose(rows))
 
 
 def _affine(h: Array, layer: Linear) -> Array:
-    z = _times(h, transpose(layer.weight))
+    z = _apply(layer.weight, h)
     if layer.bias is not None:
         z += layer.bias
     return z
