@@ -315,8 +315,8 @@ def relu_step(net: ReluNet, x: Array, y: Array, learning_rate: Any, max_norm: An
     hidden = positive_part(z)
     residuals = ((hidden @ net.a[..., None])[..., 0] - y) / y.shape[-1]
     to_a = weighted_sum(residuals, hidden)
-    weighted, ons = residuals[..., None] * x, transpose(unit_step(z))
-    to_w = ons * weighted if x.shape[-2] == 1 else ons @ weighted
+    through = transpose(where_positive(z, residuals[..., None]))
+    to_w = through * x if x.shape[-2] == 1 else through @ x
     to_w *= net.a[..., None]
     rate = np.asarray(learning_rate)[..., None] if np.ndim(learning_rate) else learning_rate
     if max_norm is not None:
