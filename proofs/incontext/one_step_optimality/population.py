@@ -42,7 +42,7 @@ from refimpl.incontext.one_step_optimality import (
     population_loss_by_quadrature,
     population_loss_vjp,
 )
-from refimpl.incontext.one_step_optimality.population import MAX_NODES, population_core
+from refimpl.incontext.one_step_optimality.population import MAX_NODES, law_moments, population_core
 from refimpl.oracle.spec import Arguments
 from refimpl.oracle.specs.incontext.one_step_optimality.population import law_arguments
 from refimpl.primitives.least_squares import ridge_weights
@@ -182,7 +182,7 @@ def loss_of_any_weights(
         # loss of absolute weights and covariances, M negated so that the term linear in it adds. Where absolute values
         # spoil the independence of the d coordinates of a node, each of four may cost a root of d.
         absolute = EffectiveWeights(np.abs(weights.value), -np.abs(weights.key_query))
-        size, _ = population_core(absolute, n_context, noise_std**2, np.abs(cov_x), root @ root.T)
+        size, _ = population_core(absolute, law_moments(n_context, noise_std**2, np.abs(cov_x), root @ root.T))
         allowed = (50 + 10 * n_inputs) * n_inputs**2 * ROUNDOFF * size
         return float(np.max(np.abs(np.array(found) - loss(*case.values()))) / allowed)
 

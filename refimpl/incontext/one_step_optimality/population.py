@@ -7,7 +7,7 @@ whatever $n$.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -142,48 +142,66 @@ def population_loss_vjp(
 ) -> tuple[Array, Callable[[Array], tuple[EffectiveWeights]]]:
     """:func:`population_loss` and its pullback ``cotangent -> (weights,)``; the covariances are constants."""
     n_inputs = check_weights(weights, batched=True)
-    return population_core(weights, *check_law(weights, n_context, noise_std, cov_x, cov_w, n_inputs))
+    return population_core(weights, law_moments(*check_law(weights, n_context, noise_std, cov_x, cov_w, n_inputs)))
+
+
+class LawMoments(NamedTuple):
+    r"""What the population loss knows of the law, with $T=\theta^\top\Sigma\theta$."""
+
+    n_context: Any
+    sigma: Array
+    k: Array
+    r"""$K=\Sigma\Sigma_w\Sigma$."""
+    first: Array
+    r"""$\mathbb E[T]+\sigma^2$, shape (1, 1), as the next."""
+    second: Array
+    r"""$\mathbb E[(T+\sigma^2)^2]$."""
+
+
+def law_moments(n_context: Any, variance: Any, sigma: Array, sigma_w: Array) -> LawMoments:
+    """The moments from what :func:`check_law` returns."""
+    k, first = sigma @ sigma_w @ sigma, inner(sigma, sigma_w) + variance
+    return LawMoments(n_context, sigma, k, first, first**2 + 2 * inner(k, sigma_w))
 
 
 def population_core(
-    weights: EffectiveWeights, n: int, variance: Any, sigma: Array, sigma_w: Array
+    weights: EffectiveWeights, law: LawMoments
 ) -> tuple[Array, Callable[[Array], tuple[EffectiveWeights]]]:
-    """:func:`population_loss_vjp` for what :func:`check_law` returns; arguments unchecked."""
+    """:func:`population_loss_vjp` for the moments of a law; arguments unchecked."""
+    n, sigma, k, first, second = law
     u, c, m1, m = _parts(weights)
-
-    # T = theta^T Sigma theta: E[T] + sigma^2 and E[(T + sigma^2)^2]; K = Sigma Sigma_w Sigma.
-    k = sigma @ sigma_w @ sigma
-    first = inner(sigma, sigma_w) + variance
-    second = first**2 + 2 * inner(k, sigma_w)
+    c_squared, m1_t = c * c, transpose(m1)
     s_u, s_m, k_u, k_m = sigma @ u, sigma @ m, k @ u, k @ m
     m1_s = m1 @ sigma
-    m1_s_m, k_m1_s = m1 @ s_m, k @ m1_s
-    back = sigma @ (transpose(m1) @ s_u)  # Sigma M_1^T Sigma u
-    back_k = sigma @ (transpose(m1) @ k_u)
+    m1_s_m, k_m1_s, m1_s_u = m1 @ s_m, k @ m1_s, m1_t @ s_u
+    back = sigma @ m1_s_u  # Sigma M_1^T Sigma u
+    back_k = sigma @ (m1_t @ k_u)
     s_m1_s = sigma @ m1_s
     frobenius, mu, nu = inner(m1, s_m1_s), inner(m, s_m), inner(u, s_u)
     cross, cross_k, u_k_u, own = inner(s_u, m1_s_m), inner(k_u, m1_s_m), inner(u, k_u), inner(m1, k_m1_s)
 
     # The expectations of tr(M Sigma M^T Gamma) w^T Gamma w, |M^T Gamma w|^2 (in Sigma) and theta^T Sigma M^T Gamma w.
-    diagonal = nu * (frobenius + mu * first) + c**2 * (frobenius * first + mu * second) + 4 * c * cross_k
-    squared = inner(transpose(m1) @ s_u, back) + 2 * c * (first * cross + cross_k) + c**2 * (mu * second + own)
+    diagonal = nu * (frobenius + mu * first) + c_squared * (frobenius * first + mu * second) + 4 * c * cross_k
+    squared = inner(m1_s_u, back) + 2 * c * (first * cross + cross_k) + c_squared * (mu * second + own)
     squared = squared + mu * u_k_u
-    linear = c * inner(m1, k) + inner(u, k_m)
+    on_k = inner(m1, k)
+    linear = c * on_k + inner(u, k_m)
     loss = n * diagonal + n * (n + 1) * squared - 2 * n * linear + first
 
     def pullback(cotangent: Array) -> tuple[EffectiveWeights]:
-        s_h, k_h = sigma @ m1_s_m, k @ m1_s_m
+        s_h, k_h, twice = sigma @ m1_s_m, k @ m1_s_m, 2 * (n + 1)
         to_u = 2 * (frobenius + mu * first) * s_u + 4 * c * k_h
-        to_u = to_u + (n + 1) * 2 * (s_m1_s @ (transpose(m1) @ s_u) + c * (first * s_h + k_h) + mu * k_u) - 2 * k_m
+        to_u = to_u + twice * (s_m1_s @ m1_s_u + c * (first * s_h + k_h) + mu * k_u) - 2 * k_m
         to_c = 2 * c * (frobenius * first + mu * second) + 4 * cross_k
-        to_c = to_c + (n + 1) * 2 * (first * cross + cross_k + c * (mu * second + own)) - 2 * inner(m1, k)
-        to_m1 = 2 * (nu + c**2 * first) * s_m1_s + 4 * c * k_u @ transpose(s_m)
-        row = s_u @ transpose(back) + c * (first * s_u + k_u) @ transpose(s_m) + c**2 * k_m1_s
-        to_m1 = to_m1 + (n + 1) * 2 * row - 2 * c * k
-        to_m = 2 * (nu * first + c**2 * second) * s_m + 4 * c * back_k
-        to_m = to_m + (n + 1) * 2 * (c * (first * back + back_k) + (c**2 * second + u_k_u) * s_m) - 2 * k_u
-        scale = n * np.asanyarray(cotangent)[..., None, None]
-        return (_joined(scale * to_u, scale * to_c, scale * to_m1, scale * to_m),)
+        to_c = to_c + twice * (first * cross + cross_k + c * (mu * second + own)) - 2 * on_k
+        to_m1 = 2 * (nu + c_squared * first) * s_m1_s + 4 * c * k_u @ transpose(s_m)
+        row = s_u @ transpose(back) + c * (first * s_u + k_u) @ transpose(s_m) + c_squared * k_m1_s
+        to_m1 = to_m1 + twice * row - 2 * c * k
+        to_m = 2 * (nu * first + c_squared * second) * s_m + 4 * c * back_k
+        to_m = to_m + twice * (c * (first * back + back_k) + (c_squared * second + u_k_u) * s_m) - 2 * k_u
+        to_value, to_key_query = _joined(to_u, to_c, to_m1, to_m)
+        scale = np.asanyarray(n * np.asanyarray(cotangent))
+        return (EffectiveWeights(scale[..., None] * to_value, scale[..., None, None] * to_key_query),)
 
     return np.asanyarray(loss[..., 0, 0]), pullback
 

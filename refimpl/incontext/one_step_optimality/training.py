@@ -11,7 +11,7 @@ from refimpl.incontext.one_step_optimality.model import (
     lsa_predict,
     predict_and_pull_weights,
 )
-from refimpl.incontext.one_step_optimality.population import check_law, population_core
+from refimpl.incontext.one_step_optimality.population import check_law, law_moments, population_core
 from refimpl.primitives.checks import check_integer, check_number
 from refimpl.primitives.numbers import Array
 from refimpl.primitives.optimizers import adam
@@ -90,7 +90,8 @@ def train_on_population_loss(
     from scipy import optimize
 
     n_inputs = check_weights(start)
-    law = check_law(start, check_integer("n_context", n_context, 1), noise_std, cov_x, cov_w, n_inputs)
+    n_context = check_integer("n_context", n_context, 1)
+    law = law_moments(*check_law(start, n_context, noise_std, cov_x, cov_w, n_inputs))
     max_rounds = check_integer("max_rounds", max_rounds, 1)
     tolerance = check_number("tolerance", tolerance, "(0, inf)")
 
@@ -101,7 +102,7 @@ def train_on_population_loss(
         return np.concatenate([weights.value, weights.key_query.ravel()])
 
     def loss_and_gradient(flat: Array) -> tuple[float, Array]:
-        loss, pullback = population_core(unpacked(flat), *law)
+        loss, pullback = population_core(unpacked(flat), law)
         return float(loss), packed(pullback(np.ones(()))[0])
 
     descend: Any = optimize.minimize
