@@ -313,8 +313,8 @@ def distance_of_the_learner(rng: np.random.Generator) -> Figure:
 @figure(
     "learning_algorithms/F7",
     title="Trained at each noise level, and the ridge penalty that fits",
-    caption="MSPD / d over the least of its column, less 1: each learner is closest to ridge regression at its own "
-    "ratio of variances, a dark diagonal.",
+    caption="The MSPD / d over the least of its column, in decades: each learner is closest to ridge regression at its "
+    "own ratio of variances, a dark diagonal.",
     answers_to="Figure 2",
     cost="full",
 )
@@ -324,8 +324,8 @@ def penalty_that_fits(rng: np.random.Generator) -> Figure:
     return Figure(
         (
             Matrix(
-                "MSPD over the column's least, less 1",
-                means / means.min(axis=0) - 1,
+                "log10 of MSPD over the column's least",
+                np.log10(means / means.min(axis=0)),
                 f"penalty {labels}",
                 f"noise {labels}",
             ),
