@@ -1,16 +1,11 @@
-"""Symmetric positive definite systems in every number system: LAPACK where it has the dtype, else elimination, and
-elimination too for many small systems at once."""
+"""Symmetric positive definite systems in every number system: LAPACK where it has the dtype, else elimination."""
 
-import math
 from typing import Any
 
 import numpy as np
 
 from refimpl.primitives.checks import check_shapes
 from refimpl.primitives.numbers import Array, is_symbolic
-
-MANY, SMALL = 256, 5
-"""From so many systems of at most this size on elimination over all of them at once is faster than LAPACK on each."""
 
 
 def solve(matrix: Array, right: Array) -> Array:
@@ -28,33 +23,23 @@ def solve(matrix: Array, right: Array) -> Array:
     -------
     array, shape (..., d, k)
     """
-    batch = np.broadcast_shapes(matrix.shape[:-2], right.shape[:-2])
-    plain = type(matrix) is np.ndarray and type(right) is np.ndarray and matrix.dtype.char in "fd"
-    if plain and (math.prod(batch) < MANY or matrix.shape[-1] > SMALL):
+    if type(matrix) is np.ndarray and type(right) is np.ndarray and matrix.dtype.char in "fd":
         return np.linalg.solve(matrix, right)
-    left, rest = _systems_last(matrix, batch), _systems_last(right, batch)
-    size = len(left)
+    size = matrix.shape[-1]
     rows = []
     for k in range(size):
         # The product with the inverse from the left, for blocks do not commute.
-        inverse = 1 / left[0, 0]
-        row, solved, column = inverse * left[0, 1:], inverse * rest[0], left[1:, 0, None]
+        inverse = 1 / matrix[..., :1, :1]
+        row, column = inverse * matrix[..., :1, 1:], matrix[..., 1:, :1]
+        solved = inverse * right[..., :1, :]
         rows.append((row, solved))
         if k + 1 < size:
-            left, rest = left[1:, 1:] - column * row, rest[1:] - column * solved
-    solution = np.empty_like(rest, shape=(size, *rest.shape[1:]))
-    for k, (_, solved) in enumerate(rows):
-        solution[k] = solved
-    for k in range(size - 2, -1, -1):
-        solution[k] -= np.add.reduce(rows[k][0][:, None] * solution[k + 1 :], axis=0)
-    return np.asanyarray(solution.transpose(2, 0, 1).copy().reshape(*batch, *right.shape[-2:]))
-
-
-def _systems_last(matrices: Array, batch: tuple[int, ...]) -> Array:
-    """The batch as one last axis, along which NumPy's inner loops run."""
-    if matrices.shape[:-2] != batch:
-        matrices = np.broadcast_to(matrices, (*batch, *matrices.shape[-2:]))
-    return matrices.reshape(-1, *matrices.shape[-2:]).transpose(1, 2, 0).copy()
+            matrix, right = matrix[..., 1:, 1:] - column * row, right[..., 1:, :] - column * solved
+    row, solution = rows.pop()
+    while rows:
+        row, solved = rows.pop()
+        solution = np.concatenate([solved - row @ solution, solution], axis=-2)
+    return np.asanyarray(solution)
 
 
 def check_positive_definite(name: str, value: Any, size: int | None = None) -> Array:

@@ -26,17 +26,6 @@ def test_residual(size: int, dtype: type) -> None:
     assert np.all(residual <= allowed)
 
 
-@pytest.mark.parametrize("size", [1, 3, 5])
-def test_many_systems_by_elimination_and_one_by_one(size: int) -> None:
-    root = np.random.default_rng(size).standard_normal((20, 30, size, size + 3))
-    matrix, identity = root @ np.swapaxes(root, -1, -2), np.eye(size)
-    found = solve(matrix, identity)
-    assert found.shape == matrix.shape
-    np.testing.assert_allclose(matrix @ found, np.broadcast_to(identity, matrix.shape), atol=1e-12)
-    alone = np.stack([[solve(one, identity) for one in row] for row in matrix])
-    np.testing.assert_allclose(found, alone, rtol=1e-10, atol=1e-13)
-
-
 def test_symbols_satisfy_the_equation() -> None:
     matrix, right = symbols("a", 2, 2), symbols("b", 2, 1)
     assert vanishes(matrix @ solve(matrix, right) - right).holds
