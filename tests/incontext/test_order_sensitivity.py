@@ -61,7 +61,6 @@ from refimpl.oracle.specs.incontext.order_sensitivity import (
 from refimpl.primitives.language_model import next_token_logits
 from refimpl.primitives.linear_self_attention import LinearAttentionWeights
 from refimpl.primitives.optimizers import sgd
-from refimpl.primitives.trees import leaves
 
 each_input = settings(max_examples=40, deadline=None, derandomize=True)
 EPSILON = float(np.finfo(float).eps)
@@ -293,20 +292,6 @@ def test_orders_at_once_are_orders_one_by_one() -> None:
     for one, order in zip(together, orders, strict=True):
         alone = train_on_demonstrations(np.zeros((4, 3)), inputs, labels, order, 0.05, 6, 3, "adam")
         np.testing.assert_allclose(one, alone, atol=1e-13)
-
-
-def test_queries_in_one_prompt_and_each_in_its_own() -> None:
-    rng = np.random.default_rng(3)
-    stack = random_attention_stack(2, rng, n_slots=4)
-    inputs, labels, queries = rng.standard_normal((3, 8)), rng.integers(6, size=3), rng.standard_normal((40, 8))
-    apart, pull_apart = stack_logits_vjp(stack, inputs, labels, queries)  # 40 prompts of four tokens
-    cotangent = rng.standard_normal(apart.shape)
-    tenths = [stack_logits_vjp(stack, inputs, labels, queries[tenth::10]) for tenth in range(10)]  # a prompt of seven
-    for tenth, (together, _) in enumerate(tenths):
-        np.testing.assert_allclose(together, apart[tenth::10], atol=1e-13)
-    gradients = [list(leaves(pull(cotangent[tenth::10])[:2])) for tenth, (_, pull) in enumerate(tenths)]
-    for found, *parts in zip(leaves(pull_apart(cotangent)[:2]), *gradients, strict=True):
-        np.testing.assert_allclose(found, sum(parts), atol=1e-12)
 
 
 def test_draws_at_once_are_draws_one_by_one() -> None:

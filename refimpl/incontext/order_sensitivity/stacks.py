@@ -6,19 +6,18 @@ shows is which architectures can be order-stable at all.
 """
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from refimpl.incontext.order_sensitivity.sensitivity import Integers, check_labels, check_orders
-from refimpl.primitives.attention import MultiHeadAttention, causal_mask, multi_head_with, softmax_attention_vjp
+from refimpl.primitives.attention import MultiHeadAttention
 from refimpl.primitives.checks import check_integer, check_shapes, checked
 from refimpl.primitives.layers import linear_vjp
 from refimpl.primitives.losses import cross_entropy_vjp
 from refimpl.primitives.normalization import softmax
-from refimpl.primitives.numbers import Array, column_sum
-from refimpl.primitives.transformer import Block, Kind, stack_blocks, transformer_vjp
+from refimpl.primitives.numbers import Array
+from refimpl.primitives.transformer import Block, Kind, transformer_vjp
 
 
 class AttentionStack(NamedTuple):
@@ -133,59 +132,38 @@ def stack_logits_vjp(
     stack: AttentionStack, inputs: Array, labels: Integers, queries: Array, causal: bool = True, kind: Kind = "softmax"
 ) -> tuple[Array, Callable[[Array], tuple[AttentionStack, Array, Array]]]:
     """:func:`stack_logits` and its pullback ``cotangent -> (stack, inputs, queries)``."""
-    n_demos, n_queries, d = inputs.shape[-2], queries.shape[-2], stack.embedding.shape[0]
+    n_demos, d = inputs.shape[-2], stack.embedding.shape[0]
+    batch = queries.shape[:-1]
     embedded, pull_inputs = linear_vjp.unchecked(inputs, stack.embedding)
     embedded_queries, pull_queries = linear_vjp.unchecked(queries, stack.embedding)
-    demonstrations, asked = embedded + stack.label_embedding[labels], embedded_queries
+    demonstrations = embedded + stack.label_embedding[labels]
+    shown = np.broadcast_to(demonstrations[..., None, :, :], (*batch, n_demos, d))
+    tokens = np.concatenate([shown, embedded_queries[..., None, :]], axis=-2)
     if stack.positions is not None:
-        demonstrations, asked = demonstrations + stack.positions[:n_demos], asked + stack.positions[n_demos]
-    # Where demonstrations do not see the query they are the same in all prompts: one prompt may ask all queries.
-    together = causal and kind == "softmax" and (n_demos + n_queries) ** 2 <= n_queries * (n_demos + 1) ** 2
-    if together:
-        tokens = np.concatenate([demonstrations, asked], axis=-2)
-        hidden, pull_blocks = stack_blocks(tokens, stack.blocks, _attention_to_demonstrations(n_demos, n_queries))
-        answers = hidden[..., n_demos:, :]
-    else:
-        shown = np.broadcast_to(demonstrations[..., None, :, :], (*queries.shape[:-1], n_demos, d))
-        tokens = np.concatenate([shown, asked[..., None, :]], axis=-2)
-        hidden, pull_blocks = transformer_vjp.unchecked(tokens, stack.blocks, causal, kind)
-        answers = hidden[..., -1, :]
-    logits, pull_readout = linear_vjp.unchecked(answers, stack.readout)
+        tokens = tokens + stack.positions[: n_demos + 1]
+    hidden, pull_blocks = transformer_vjp.unchecked(tokens, stack.blocks, causal, kind)
+    logits, pull_readout = linear_vjp.unchecked(hidden[..., -1, :], stack.readout)
 
     def pullback(cotangent: Array) -> tuple[AttentionStack, Array, Array]:
-        to_answers, to_readout = pull_readout(cotangent)
+        to_last, to_readout = pull_readout(cotangent)
         to_hidden = np.zeros_like(hidden)
-        if together:
-            to_hidden[..., n_demos:, :] = to_answers
-        else:
-            to_hidden[..., -1, :] = to_answers
+        to_hidden[..., -1, :] = to_last
         to_tokens, to_blocks = pull_blocks(to_hidden)
-        if together:
-            to_demonstrations, to_asked = to_tokens[..., :n_demos, :], to_tokens[..., n_demos:, :]
-        else:
-            to_demonstrations, to_asked = to_tokens[..., :-1, :].sum(axis=-3), to_tokens[..., -1, :]
+        to_demonstrations = to_tokens[..., :-1, :].sum(axis=-3)
         to_labels = np.zeros_like(stack.label_embedding)
         np.add.at(to_labels, labels, to_demonstrations)
         to_inputs, through_inputs = pull_inputs(to_demonstrations)
-        to_queries, through_queries = pull_queries(to_asked)
+        to_queries, through_queries = pull_queries(to_tokens[..., -1, :])
         to_positions = None
         if stack.positions is not None:
             to_positions = np.zeros_like(stack.positions)
-            to_positions[:n_demos] = to_demonstrations.sum(axis=tuple(range(to_demonstrations.ndim - 2)))
-            to_positions[n_demos] = column_sum(to_asked)
+            to_positions[: n_demos + 1] = to_tokens.reshape(-1, n_demos + 1, d).sum(axis=0)
         to_stack = AttentionStack(
             through_inputs + through_queries, to_labels, list(to_blocks), to_readout, to_positions
         )
         return to_stack, to_inputs, to_queries
 
     return logits, pullback
-
-
-def _attention_to_demonstrations(n_demos: int, n_queries: int) -> Callable[[Array, MultiHeadAttention], Any]:
-    """A token attends to itself and the demonstrations before it, a query to no other query."""
-    n_tokens = n_demos + n_queries
-    mask = causal_mask(n_tokens) & (np.arange(n_tokens) < n_demos) | np.eye(n_tokens, dtype=bool)
-    return partial(multi_head_with, attend_vjp=partial(softmax_attention_vjp.unchecked, mask=mask))
 
 
 def icl_distributions(
