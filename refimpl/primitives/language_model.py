@@ -109,12 +109,13 @@ def next_token_logits_vjp(
 
 
 def logits_with(
-    embeddings: Array, model: LanguageModel, attend: Attend
+    embeddings: Array, model: LanguageModel, attend: Attend, at: Any = None
 ) -> tuple[Array, Callable[[Array], tuple[Array, LanguageModel]]]:
-    """:func:`next_token_logits_vjp` with another causal attention in the blocks; arguments unchecked."""
+    """:func:`next_token_logits_vjp` with another causal attention in the blocks, at some of the positions or at all; as
+    in :func:`stack_blocks`, arguments unchecked."""
     n_tokens = embeddings.shape[-2]
     tied = model.readout is None
-    hidden, pull_blocks = stack_blocks(embeddings + model.positions[:n_tokens], model.blocks, attend)
+    hidden, pull_blocks = stack_blocks(embeddings + model.positions[:n_tokens], model.blocks, attend, at=at)
     logits, pull_readout = linear_vjp.unchecked(hidden, model.embedding if tied else model.readout)  # type: ignore[arg-type]
 
     def pullback(cotangent: Array) -> tuple[Array, LanguageModel]:
@@ -150,14 +151,12 @@ def token_loss_and_gradients(
     model : LanguageModel
     tokens : array of integers, shape (n_sequences, n_tokens)
     targets : array of integers, shape (n_sequences, n_positions)
-    at : slice, or array of integers, shape (n_positions,)
+    at : slice, or array of integers, shape (n_positions,), or None for all
         The positions whose next token is predicted.
     attend : the attention in the blocks, as of :func:`stack_blocks`
     """
-    logits, pull_model = logits_with(model.embedding[tokens], model, attend)
-    losses, pull_loss = cross_entropy_vjp.unchecked(logits[:, at], targets)
-    to_logits = np.zeros_like(logits)
-    (to_logits[:, at],) = pull_loss(np.full_like(losses, 1 / losses.size))
-    to_embeddings, gradient = pull_model(to_logits)
+    logits, pull_model = logits_with(model.embedding[tokens], model, attend, at)
+    losses, pull_loss = cross_entropy_vjp.unchecked(logits, targets)
+    to_embeddings, gradient = pull_model(*pull_loss(np.full_like(losses, 1 / losses.size)))
     add_by_token(gradient.embedding, tokens, to_embeddings)
     return float(losses.mean()), gradient

@@ -104,7 +104,7 @@ def causal_attention(rows: Array, weights: MultiHeadAttention) -> Any:
 
 
 def stack_blocks(
-    x: Array, blocks: Sequence[Block], attend: Attend = causal_attention, activation: str = "gelu"
+    x: Array, blocks: Sequence[Block], attend: Attend = causal_attention, activation: str = "gelu", at: Any = None
 ) -> tuple[Array, Callable[[Array], tuple[Array, Sequence[Block]]]]:
     """The blocks with any attention in them, and their pullback ``cotangent -> (x, blocks)``; arguments unchecked.
 
@@ -112,10 +112,12 @@ def stack_blocks(
     ----------
     x, blocks, activation : as in :func:`transformer`
     attend : maps rows and a block's attention weights to the attended rows and the pullback to both
+    at : slice, or array of distinct integers, or None for all
+        The tokens that are read: the output has only these, and the last perceptron leaves the others out.
     """
     pulls = []
-    for block in blocks:
-        x, pull = _block_vjp(x, block, attend, activation)
+    for index, block in enumerate(blocks, start=1):
+        x, pull = _block_vjp(x, block, attend, activation, at if index == len(blocks) else None)
         pulls.append(pull)
 
     def pullback(cotangent: Array) -> tuple[Array, Sequence[Block]]:
@@ -129,11 +131,14 @@ def stack_blocks(
 
 
 def _block_vjp(
-    x: Array, block: Block, attend: Attend, activation: str
+    x: Array, block: Block, attend: Attend, activation: str, at: Any
 ) -> tuple[Array, Callable[[Array], tuple[Array, Block]]]:
     rows, pull_attention_norm = optional_norm(x, block.attention_norm)
     attended, pull_attention = attend(rows, block.attention)
     x = x + attended
+    shape = x.shape
+    if at is not None:
+        x = x[..., at, :]
     if block.mlp is not None:
         rows, pull_mlp_norm = optional_norm(x, block.mlp_norm)
         transformed, pull_mlp = mlp_vjp.unchecked(rows, block.mlp, activation)
@@ -145,6 +150,9 @@ def _block_vjp(
             to_rows, to_mlp = pull_mlp(cotangent)
             to_x, to_mlp_norm = pull_mlp_norm(to_rows)
             cotangent = cotangent + to_x
+        if at is not None:
+            of_read, cotangent = cotangent, np.zeros_like(cotangent, shape=shape)
+            cotangent[..., at, :] = of_read
         to_rows, to_attention = pull_attention(cotangent)
         to_x, to_attention_norm = pull_attention_norm(to_rows)
         return cotangent + to_x, Block(to_attention, to_mlp, to_attention_norm, to_mlp_norm)  # type: ignore[arg-type]

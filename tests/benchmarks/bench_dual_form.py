@@ -35,7 +35,7 @@ def main() -> int:
             compare_training_steps(
                 f"characters, width 64, 16 x 32 tokens, eta = {eta}",
                 model,
-                lambda model, a=arguments, t=tokens, y=targets: token_loss_and_gradients(model, t, y, slice(None), *a),
+                lambda model, a=arguments, t=tokens, y=targets: token_loss_and_gradients(model, t, y, None, *a),
                 lambda p, t, y, eta=eta: token_loss(p, t, y, slice(None), eta),
                 (tokens, targets),
             )

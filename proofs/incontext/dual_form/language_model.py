@@ -57,7 +57,7 @@ def held_out_losses(seed: int, index: int, attend: Attend) -> Array:
     start = initial_language_model(vocabulary, LENGTH, 64, 2, 2, rng, tied=True)
 
     def loss_and_gradients(model: Any, batch: Array) -> Any:
-        return token_loss_and_gradients(model, batch[:, :-1], batch[:, 1:], slice(None), attend)
+        return token_loss_and_gradients(model, batch[:, :-1], batch[:, 1:], None, attend)
 
     steps = training_steps(
         tree_map(lambda leaf: leaf.astype(np.float32), start),

@@ -109,8 +109,8 @@ def candidate_logits(
     """
     _check_model(model, prompts)
     check_integer("n_classes", n_classes, 1, len(model.embedding))
-    logits, _ = logits_with(prompts.tokens @ model.embedding, model, attend)
-    return np.asanyarray(logits[:, prompts.at, -n_classes:])
+    logits, _ = logits_with(prompts.tokens @ model.embedding, model, attend, prompts.at)
+    return np.asanyarray(logits[..., -n_classes:])
 
 
 def candidate_loss_and_gradient(
@@ -120,10 +120,10 @@ def candidate_loss_and_gradient(
 
     Parameters as in :func:`candidate_logits`; labels of shape (n_prompts, n_examples).
     """
-    logits, pull_model = logits_with(prompts.tokens @ model.embedding, model, attend)
-    losses, pull_loss = cross_entropy_vjp.unchecked(logits[:, prompts.at, -n_classes:], prompts.labels)
+    logits, pull_model = logits_with(prompts.tokens @ model.embedding, model, attend, prompts.at)
+    losses, pull_loss = cross_entropy_vjp.unchecked(logits[..., -n_classes:], prompts.labels)
     to_logits = np.zeros_like(logits)
-    (to_logits[:, prompts.at, -n_classes:],) = pull_loss(np.full_like(losses, 1 / losses.size))
+    (to_logits[..., -n_classes:],) = pull_loss(np.full_like(losses, 1 / losses.size))
     to_embeddings, gradient = pull_model(to_logits)
     rows = (x.reshape(-1, x.shape[-1]) for x in (prompts.tokens, to_embeddings))
     by_tokens = transpose(next(rows)) @ next(rows)

@@ -24,6 +24,7 @@ from refimpl.primitives.transformer import (
     Norm,
     initial_transformer,
     optional_norm,
+    stack_blocks,
     transformer,
     transformer_vjp,
 )
@@ -221,17 +222,15 @@ def learner_predictions_vjp(
     n_points = x.shape[-2]
     embedded, pull_embedding = linear_vjp.unchecked(_tokens(x, y), *learner.embedding)
     n_tokens = embedded.shape[-2]
-    stream, pull_blocks = transformer_vjp.unchecked(
-        embedded + learner.positions[:n_tokens], learner.blocks, activation=GELU
+    stream, pull_blocks = stack_blocks(
+        embedded + learner.positions[:n_tokens], learner.blocks, activation=GELU, at=slice(None, None, 2)
     )
-    normed, pull_norm = optional_norm(stream[..., ::2, :], learner.norm)
+    normed, pull_norm = optional_norm(stream, learner.norm)
     read, pull_read = linear_vjp.unchecked(normed, *learner.read_out)
 
     def pullback(cotangent: Array) -> tuple[Array, Array, Learner]:
         to_normed, *to_read = pull_read(cotangent[..., None])
-        to_even, to_norm = pull_norm(to_normed)
-        to_stream = np.zeros_like(stream)
-        to_stream[..., ::2, :] = to_even
+        to_stream, to_norm = pull_norm(to_normed)
         to_embedded, to_blocks = pull_blocks(to_stream)
         to_positions = np.zeros_like(learner.positions)
         to_positions[:n_tokens] = to_embedded.reshape(-1, *to_embedded.shape[-2:]).sum(axis=0)
