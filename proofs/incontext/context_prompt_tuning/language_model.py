@@ -23,7 +23,7 @@ from refimpl.incontext.context_prompt_tuning import (
 )
 from refimpl.primitives.numbers import Array
 
-TASK, SHOTS, VIRTUAL, TASKS, QUERIES = SetTask(), 4, 5, 1200, 120
+TASK, SHOTS, VIRTUAL, TASKS, QUERIES = SetTask(), 4, 5, 400, 120
 # Embeddings have a length of about 3 after training; this is a radius of 0.5 at d = 32.
 EPS = 4.0
 
@@ -92,16 +92,15 @@ def accuracies(model: LanguageModel, rng: np.random.Generator, direction: Any) -
     source="Tables 1 and 2 (baselines)",
     statement=r"\mathrm{acc}_{CPT}-\mathrm{acc}_{PT}>0",
     method="experiment",
-    scope="three 2-layer transformers of width 32 trained here on set classification, 4 shots of 3 classes; in each of "
-    "them 1200 new tasks with 120 queries, 10 epochs of Adam, 5 virtual tokens, the whole interval, paired by task. "
-    "Against instruction prompt tuning the sign differs from model to model: that part is not decided at this scale",
+    scope="three 2-layer transformers of width 32 trained here on set classification, 4 shots of 3 classes; 400 new tasks "
+    "for each with 120 queries, 10 epochs of Adam, 5 virtual tokens; whole intervals of the mean over all, paired by "
+    "task. Against instruction prompt tuning the sign differs from model to model: that part is not decided at this scale",
     cost="full",
     control=Control("the context is tuned the wrong way", direction="maximise"),
 )
 def tuned_context_beats_tuned_prompt(rng: np.random.Generator, direction: Any = "minimise") -> Evidence:
-    evidence = Evidence(())
-    for index, model in enumerate(frozen_models(int(rng.integers(2**31))), start=1):
-        context, prompt = accuracies(model, rng, direction)
-        evidence &= lies_above(mean_interval(context - prompt), 0, f"model {index}, accuracy over prompt tuning")
-        evidence &= lies_above(mean_interval(context), 1 / TASK.n_classes, "accuracy, where chance is 1/3")
-    return evidence
+    models = frozen_models(int(rng.integers(2**31)))
+    context, prompt = np.concatenate([accuracies(model, rng, direction) for model in models], axis=1)
+    return lies_above(mean_interval(context - prompt), 0, "accuracy over prompt tuning") & lies_above(
+        mean_interval(context), 1 / TASK.n_classes, "accuracy, where chance is 1/3"
+    )
