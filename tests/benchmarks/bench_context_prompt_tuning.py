@@ -1,7 +1,8 @@
 """Training steps of the small language model, and tuning of the closed-form one, beside jitted JAX.
 
 ``python -m tests.benchmarks.bench_context_prompt_tuning``. Sizes are those of the experiments. The language model
-trains in float32, which is measured beside float64. To reach: never slower by more than a tenth.
+trains in float32, which is measured beside float64. To reach: never slower by more than a tenth. Ours leaves the last
+perceptron out where nothing is read; beside JAX that does so too (in parentheses) it is not judged.
 """
 
 import sys
@@ -73,16 +74,18 @@ def main() -> int:
     tokens = sample_examples(TASK, draw_sets(TASK, 64, rng), classes, rng).reshape(64, -1)
     targets = tokens[:, at_labels + 1]
     for dtype in (np.float64, np.float32):
-        ratios.append(
-            compare_training_steps(
-                f"language model, width 32, 64 x {length} tokens, {np.dtype(dtype)}",
+        for early in (False, True):
+            name = f"language model, width 32, 64 x {length} tokens, {np.dtype(dtype)}"
+            ratio = compare_training_steps(
+                f"({name}, labels early)" if early else name,
                 tree_map(lambda leaf, dtype=dtype: leaf.astype(dtype), initial),
                 lambda model: token_loss_and_gradients(model, tokens, targets, at_labels),
-                lambda p, t, y: token_loss(p, t, y, at_labels),
+                lambda p, t, y, early=early: token_loss(p, t, y, at_labels, early=early),
                 (tokens, targets),
                 max_norm=1.0,
             )
-        )
+            if not early:
+                ratios.append(ratio)
     for n_draws, per_class in ((1000, 3), (1000, 1), (100, 3)):
         n = 4 * per_class
         inputs = rng.standard_normal((n_draws, n, 16))

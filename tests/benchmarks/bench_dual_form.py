@@ -1,6 +1,7 @@
 """A training step of the small transformers, with attention and with momentum of values, beside jitted JAX, in float64.
 
-``python -m tests.benchmarks.bench_dual_form``. To reach: never slower by more than a tenth.
+``python -m tests.benchmarks.bench_dual_form``. To reach: never slower by more than a tenth. Ours leaves the last
+perceptron out where nothing is read; beside JAX that does so too (in parentheses) it is not judged.
 """
 
 import sys
@@ -44,17 +45,23 @@ def main() -> int:
         model = initial_language_model(11, 12 * (n_parts + 1), 32, 2, 2, rng, tied=True)
         tasks = sample_shot_tasks(n_prompts, 1, 12, rng)
         prompts = shot_prompts(tasks.queries, tasks.targets, 3, n_parts)
-        ratios.append(
-            compare_training_steps(
-                f"shots, width 32, {n_prompts} x {prompts.tokens.shape[1]} tokens",
+        for early in (False, True):
+            name = f"shots, width 32, {n_prompts} x {prompts.tokens.shape[1]} tokens"
+
+            def loss(p, t, y, at=prompts.at, early=early):  # type: ignore[no-untyped-def]
+                embeddings = t @ p.embedding
+                hidden = hidden_states(p, embeddings, at=at) if early else hidden_states(p, embeddings)[:, at]
+                return cross_entropy(hidden @ p.embedding[-3:].T, y)
+
+            ratio = compare_training_steps(
+                f"({name}, labels early)" if early else name,
                 model,
                 lambda model, prompts=prompts: candidate_loss_and_gradient(model, prompts, 3),
-                lambda p, t, y, at=prompts.at: cross_entropy(
-                    hidden_states(p, t @ p.embedding)[:, at] @ p.embedding[-3:].T, y
-                ),
+                loss,
                 (prompts.tokens, prompts.labels),
             )
-        )
+            if not early:
+                ratios.append(ratio)
     return verdict(ratios)
 
 

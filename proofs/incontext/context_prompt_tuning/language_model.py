@@ -92,9 +92,9 @@ def accuracies(model: LanguageModel, rng: np.random.Generator, direction: Any) -
     source="Tables 1 and 2 (baselines)",
     statement=r"\mathrm{acc}_{CPT}-\mathrm{acc}_{PT}>0",
     method="experiment",
-    scope="three 2-layer transformers of width 32 trained here on set classification, 4 shots of 3 classes; 400 new tasks "
-    "for each with 120 queries, 10 epochs of Adam, 5 virtual tokens; whole intervals of the mean over all, paired by "
-    "task. Against instruction prompt tuning the sign differs from model to model: that part is not decided at this scale",
+    scope="three 2-layer transformers of width 32 trained here on set classification, 4 shots of 3 classes; 400 new "
+    "tasks for each with 120 queries, 10 epochs of Adam, 5 virtual tokens; whole intervals of the mean over all, "
+    "paired by task. Against instruction prompt tuning the sign differs from model to model: not decided at this scale",
     cost="full",
     control=Control("the context is tuned the wrong way", direction="maximise"),
 )
