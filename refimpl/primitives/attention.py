@@ -111,9 +111,12 @@ def attention_weights(query: Array, key: Array, mask: Mask | None = None) -> Arr
     if mask is not None and scores.dtype != object:
         scores += np.where(mask, 0, -np.inf).astype(scores.dtype)
     scores -= row_max(scores)
-    weights = exp(scores)
-    if mask is not None and scores.dtype == object:
-        weights *= mask.astype(int)
+    if mask is None:
+        weights = exp(scores)
+    elif scores.dtype == object:
+        weights = exp(scores) * mask.astype(int)
+    else:  # the exponential of -inf is 0, but takes several times as long as that of a number
+        weights = np.exp(scores, out=np.zeros_like(scores), where=mask)
     weights /= row_sum(weights)
     return weights
 
