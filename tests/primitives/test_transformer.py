@@ -1,12 +1,15 @@
 """The transformer against its parts, causality, and bad input."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
 from refimpl.primitives.attention import multi_head_attention
 from refimpl.primitives.layers import mlp
 from refimpl.primitives.normalization import layer_norm
-from refimpl.primitives.transformer import initial_transformer, transformer
+from refimpl.primitives.transformer import initial_transformer, stack_blocks, transformer
+from refimpl.primitives.trees import pack
 
 
 def test_a_block_is_attention_then_perceptron_on_normed_tokens() -> None:
@@ -25,6 +28,22 @@ def test_causal_tokens_do_not_see_later_ones() -> None:
     changed = np.concatenate([x[:3], rng.standard_normal((2, 6))])
     np.testing.assert_array_equal(transformer(x, blocks)[:3], transformer(changed, blocks)[:3])
     assert np.all(transformer(x, blocks, causal=False)[:3] != transformer(changed, blocks, causal=False)[:3])
+
+
+@pytest.mark.parametrize("at", [slice(None, None, 2), np.array([4, 1])], ids=["slice", "indices"])
+@pytest.mark.parametrize("d_mlp", [8, None])
+def test_tokens_chosen_before_the_last_perceptron_or_after_it(at: Any, d_mlp: int | None) -> None:
+    rng = np.random.default_rng(4)
+    blocks = initial_transformer(2, 6, 2, rng, d_mlp=d_mlp)
+    x = rng.standard_normal((3, 5, 6))
+    everywhere, pull_everywhere = stack_blocks(x, blocks)
+    chosen, pull = stack_blocks(x, blocks, at=at)
+    np.testing.assert_allclose(chosen, everywhere[:, at], atol=1e-14)
+    cotangent = rng.standard_normal(chosen.shape)
+    padded = np.zeros_like(everywhere)
+    padded[:, at] = cotangent
+    for found, expected in zip(pull(cotangent), pull_everywhere(padded), strict=True):
+        np.testing.assert_allclose(pack([found]), pack([expected]), atol=1e-13)
 
 
 def test_without_a_mask_tokens_may_be_permuted() -> None:
