@@ -172,7 +172,7 @@ def off_kinks(expressions: Any) -> Any:
 
 
 def check_conventions(spec: Spec, arguments: Arguments, rng: np.random.Generator) -> None:
-    """Raise ``AssertionError`` unless trees, shapes and dtypes are kept, inputs unchanged and results repeatable."""
+    """Raise ``AssertionError`` unless trees, shapes, dtypes and inputs are kept, results finite and repeatable."""
     assert spec.vjp is not None
     names = spec.varied(arguments)
     order = [name for name in inspect.signature(spec.reference).parameters if name in arguments]
@@ -188,6 +188,7 @@ def check_conventions(spec: Spec, arguments: Arguments, rng: np.random.Generator
         tree_map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=forward_tolerance(b)), output, expected)
         assert {leaf.dtype for leaf in leaves(output)} == {np.dtype(dtype)}, f"{spec.name}: output dtype"
         first, second = pullback(cotangent), pullback(cotangent)
+        assert all(np.all(np.isfinite(leaf)) for leaf in leaves([output, first])), f"{spec.name}: not finite"
         assert isinstance(first, tuple), f"{spec.name}: the pullback returns a {type(first).__name__}, not a tuple"
         assert len(first) == len(names), f"{spec.name}: {len(first)} cotangents, not one for each of {names}"
         for name, pulled, again in zip(names, first, second, strict=True):
@@ -338,6 +339,11 @@ def listing(x: Any, weight: Any) -> Any:
     return output, lambda cotangent: list(pullback(cotangent))
 
 
+def undefined(x: Any, weight: Any) -> Any:
+    output, pullback = bilinear_pullback()(x, weight)
+    return output, lambda cotangent: tuple(c * np.nan for c in pullback(cotangent))
+
+
 def other_output(x: Any, weight: Any) -> Any:
     return x @ weight, bilinear_pullback()(x, weight)[1]
 
@@ -349,6 +355,7 @@ def other_output(x: Any, weight: Any) -> Any:
         (overwriting, "read-only"),
         (forgetful, "Arrays are not equal"),
         (listing, "not a tuple"),
+        (undefined, "not finite"),
         (other_output, "Not equal to tolerance"),
     ],
 )
