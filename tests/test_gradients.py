@@ -30,7 +30,7 @@ from hypothesis import strategies as st
 
 import refimpl
 from proofs.symbolic import vanishes
-from refimpl.oracle.spec import Arguments, Spec, all_specs, differentiable, examples, symbols
+from refimpl.oracle.spec import Arguments, Spec, all_specs, differentiable, examples, generators, symbols
 from refimpl.primitives import numbers
 from refimpl.primitives.trees import leaves, tree_map
 
@@ -216,7 +216,7 @@ def test_specs_name_pullbacks_of_their_own() -> None:
 @settings(max_examples=EXAMPLES, deadline=None, derandomize=True)
 @given(data=st.data())
 def test_pullback_is_the_derivative(spec: Spec, data: st.DataObject) -> None:
-    rng = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1)))
+    rng = data.draw(generators())
     check_numerically(spec, data.draw(spec.arguments), rng)
 
 
@@ -229,7 +229,7 @@ def test_pullback_is_the_derivative_for_all_values(spec: Spec) -> None:
 @settings(max_examples=EXAMPLES, deadline=None, derandomize=True)
 @given(data=st.data())
 def test_pullback_keeps_the_conventions(spec: Spec, data: st.DataObject) -> None:
-    rng = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1)))
+    rng = data.draw(generators())
     check_conventions(spec, data.draw(spec.arguments), rng)
 
 

@@ -128,15 +128,21 @@ def symbols(name: str, *shape: int) -> Array:
 
 
 @st.composite
+def generators(draw: st.DrawFn) -> np.random.Generator:
+    """A generator seeded by Hypothesis, so that what is sampled costs one draw whatever its size."""
+    # Hypothesis likes to draw the same integer again; two parts of one input must not be equal each time it does.
+    position = next(draw(st.shared(st.builds(itertools.count, st.just(1)), key="generators")))
+    return np.random.default_rng([draw(st.integers(0, 2**32 - 1)), position])
+
+
+@st.composite
 def real_arrays(draw: st.DrawFn, shape: tuple[int, ...], scale: float = 1.0) -> Array:
     """A float64 array of this shape: Gaussian of this scale, or one of the degenerate cases that break kernels.
 
-    Entries come from a generator seeded by Hypothesis, so an array costs one draw whatever its size. The degenerate
-    cases are zeros, ones, entries that repeat along the last axis, one dominant entry, and a large and a small scale.
+    The degenerate cases are zeros, ones, entries that repeat along the last axis, one dominant entry, and a large and a
+    small scale.
     """
-    # Hypothesis likes to draw the same integer again; two arrays of one input must not be equal each time it does.
-    position = next(draw(st.shared(st.builds(itertools.count), key="real_arrays")))
-    rng = np.random.default_rng([draw(st.integers(0, 2**32 - 1)), position])
+    rng = draw(generators())
     kind = draw(st.sampled_from(["gaussian"] * 6 + ["zeros", "ones", "repeated", "dominant", "large", "small"]))
     values = rng.standard_normal(shape)
     if kind == "zeros":

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from proofs.ledger import Control, Evidence, at_most, claim, equal
 from proofs.properties import for_all
+from refimpl.oracle.spec import generators
 from refimpl.primitives.lanczos import Tridiagonal, lanczos
 from refimpl.primitives.numbers import Array
 
@@ -18,7 +19,7 @@ ROUNDOFF = float(np.finfo(float).eps)
 def symmetric_matrices(draw: st.DrawFn) -> tuple[Array, Array, int]:
     """A Gaussian symmetric matrix at norm 1, a start, and at most 10 steps, fewer than half the dimension."""
     size = draw(st.integers(4, 80))
-    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    rng = draw(generators())
     gaussian = rng.standard_normal((size, size))
     matrix = gaussian + gaussian.T
     return matrix / np.linalg.norm(matrix, 2), rng.standard_normal(size), draw(st.integers(1, min(10, size // 2)))
@@ -90,7 +91,7 @@ def _lanczos(product: Callable[[Array], Array], n_steps: int, start: Array, pass
 def few_eigenvalues(draw: st.DrawFn) -> tuple[Array, Array, Array]:
     """A symmetric matrix with few distinct eigenvalues, a start, and these eigenvalues, ascending."""
     distinct = draw(st.integers(1, 8))
-    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    rng = draw(generators())
     values = np.arange(1, distinct + 1) / distinct * rng.choice([-1, 1])
     spectrum = np.concatenate([values, rng.choice(values, 3 * distinct)])
     basis = np.linalg.qr(rng.standard_normal((len(spectrum),) * 2))[0]

@@ -22,6 +22,7 @@ from refimpl.dynamics.batch_hessian import (
     polyak_pace,
     scale_learning_rate,
 )
+from refimpl.oracle.spec import generators
 from refimpl.primitives.numbers import Array
 
 ETA, LAMBDA, RHO = scalar("eta", positive=True), scalar("lambda", positive=True), scalar("rho", positive=True)
@@ -42,7 +43,7 @@ def spectral_radius(matrices: Array) -> Array:
 def positive_hessians(draw: st.DrawFn) -> tuple[Array, Array]:
     """Positive eigenvalues and an orthogonal basis; the largest is not near 1, which is its own root."""
     size = draw(st.integers(2, 12))
-    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    rng = draw(generators())
     largest = draw(st.sampled_from((0.05, 0.4, 3.0, 40.0)))
     eigenvalues = largest * np.concatenate([[1.0], rng.uniform(0.05, 0.9, size - 1)])
     return eigenvalues, np.linalg.qr(rng.standard_normal((size, size)))[0]
@@ -193,7 +194,7 @@ def _less(largest: Any, smallest: Any) -> Any:
 def damped_problems(draw: st.DrawFn) -> tuple[float, Array, Array]:
     """A rate, and curvatures as the batch presents and the preconditioner reports them: too small where it matters."""
     size = draw(st.integers(1, 6))
-    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    rng = draw(generators())
     rate = draw(st.floats(0.05, 1.5))
     batch = rng.uniform(0.5, 20, size)
     return rate, batch, rate * batch / 2 * rng.uniform(0.05, 0.8, size)

@@ -28,6 +28,7 @@ from refimpl.dynamics.batch_hessian import (
     second_order_excess,
     softmax_output_hessians,
 )
+from refimpl.oracle.spec import generators
 from refimpl.oracle.specs.dynamics.batch_hessian.levels import labelled_networks
 from refimpl.primitives.curvature import mlp_curvature, pack, unpack
 from refimpl.primitives.lanczos import spectral_density
@@ -137,7 +138,7 @@ def partitions(draw: st.DrawFn) -> dict[str, Any]:
     case = draw(labelled_networks())
     n = len(case["x"])
     parts = draw(st.integers(1, n))
-    order = np.random.default_rng(draw(st.integers(0, 2**32 - 1))).permutation(n)
+    order = draw(generators()).permutation(n)
     return {**case, "parts": np.array_split(order, parts)}
 
 

@@ -38,6 +38,7 @@ from refimpl.dynamics.benign_oscillation import (
     two_feature_errors,
     two_feature_map,
 )
+from refimpl.oracle.spec import generators
 from refimpl.primitives.numbers import Array
 
 EPSILON = float(np.finfo(float).eps)
@@ -222,7 +223,7 @@ def cycle_of_two(rng: np.random.Generator, errors_of: Callable[[Any], Any] = per
 @st.composite
 def error_sequences(draw: st.DrawFn) -> dict[str, Any]:
     """Gains, an amplitude, and errors of at least that size between -1/a_u and 1."""
-    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    rng = draw(generators())
     strong_gain = float(rng.choice((0.1, 1.0, 1.5, 10.0)) * rng.uniform(0.5, 1.5))
     amplitude = float(rng.uniform(0.01, 0.9)) * min(1.0, 1 / strong_gain)
     negative = -rng.uniform(amplitude, 1 / strong_gain, size=200)

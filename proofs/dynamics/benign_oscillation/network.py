@@ -11,6 +11,7 @@ from proofs.ledger import Control, Evidence, at_most, claim
 from proofs.properties import for_all
 from proofs.symbolic import array, scalar, vanishes
 from refimpl.dynamics.benign_oscillation import feature_gain, loss, loss_vjp, sgd_step, signal_recursion
+from refimpl.oracle.spec import generators
 from refimpl.oracle.specs.dynamics.benign_oscillation import losses
 from refimpl.primitives.numbers import Array
 
@@ -31,7 +32,7 @@ def losses_and_directions(draw: st.DrawFn) -> dict[str, Any]:
     if at_kink:
         case["weights"] = case["weights"].copy()
         case["weights"][..., 0, 0, :] = 0
-    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    rng = draw(generators())
     return {"case": case, "direction": rng.standard_normal(case["weights"].shape), "at_kink": at_kink}
 
 

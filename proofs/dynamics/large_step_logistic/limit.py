@@ -23,6 +23,7 @@ from refimpl.dynamics.large_step_logistic import (
     radius,
     sample_margins,
 )
+from refimpl.oracle.spec import generators
 from refimpl.oracle.specs.dynamics.large_step_logistic.setting import separable_sets
 from refimpl.primitives.numbers import Array
 
@@ -176,7 +177,7 @@ def degenerate_data(samples: Any = DEGENERATE) -> Evidence:
 @st.composite
 def integer_sets(draw: st.DrawFn) -> Array:
     """Separable samples with small integer entries, as fractions."""
-    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    rng = draw(generators())
     n, d = draw(st.integers(1, 6)), draw(st.integers(1, 3))
     direction = rng.integers(1, 4, d) * rng.choice([-1, 1], d)
     z = rng.integers(-5, 6, (n, d))

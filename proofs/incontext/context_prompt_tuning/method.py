@@ -27,7 +27,7 @@ from refimpl.incontext.context_prompt_tuning import (
     tune_kernel_prompt,
     with_sinks,
 )
-from refimpl.oracle.spec import Arguments, find_spec
+from refimpl.oracle.spec import Arguments, find_spec, generators
 from refimpl.primitives.numbers import Array
 from refimpl.primitives.optimizers import adam
 
@@ -228,7 +228,7 @@ def relative_radii_do_not_depend_on_the_dimension(radii: Callable[..., Array] = 
 
 @st.composite
 def shot_draws(draw: st.DrawFn) -> FewShots:
-    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    rng = draw(generators())
     n, d = draw(st.sampled_from((2, 5, 12))), draw(st.sampled_from((3, 16)))
     inputs = rng.standard_normal((4, n, d))
     inputs /= norms(inputs)[..., None]

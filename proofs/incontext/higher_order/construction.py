@@ -34,7 +34,7 @@ from refimpl.incontext.higher_order import (
     short_read_out_layers,
     transformer_block,
 )
-from refimpl.oracle.spec import Arguments
+from refimpl.oracle.spec import Arguments, generators
 from refimpl.oracle.specs.incontext.higher_order.construction import prompts
 from refimpl.oracle.specs.incontext.higher_order.newton import gram_of
 from refimpl.primitives.numbers import Array
@@ -145,7 +145,7 @@ def changed(layers: Sequence[Layer | Operator], change: Change) -> list[Layer | 
 def moderate_prompts(draw: st.DrawFn) -> Arguments:
     """Prompts whose inputs have singular values between 1 and 2, times 1/2, 1 or 2; more inputs than examples too."""
     d, n = draw(st.integers(1, 8)), draw(st.sampled_from((1, 2, 5, 12, 24)))
-    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    rng = draw(generators())
     rank = min(n, d)
     left, right = (np.linalg.qr(rng.standard_normal((size, size)))[0][:, :rank] for size in (n, d))
     return {

@@ -19,6 +19,7 @@ from refimpl.incontext.higher_order import (
     spectral_residual,
     spectral_scale,
 )
+from refimpl.oracle.spec import generators
 from refimpl.oracle.specs.incontext.higher_order.newton import gram_of, largest_eigenvalue, problems
 from refimpl.primitives.least_squares import gradient_descent
 from refimpl.primitives.numbers import Array
@@ -63,7 +64,7 @@ def newton_rounding(gram: Array, n_iterations: int, largest: float) -> float:
 def spectra(draw: st.DrawFn, largest_condition: float = 10.0) -> dict[str, Any]:
     """A symmetric matrix with eigenvalues between 1 and `largest_condition`, both attained, times a power of two."""
     d = draw(st.integers(2, 12))
-    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    rng = draw(generators())
     eigenvalues = np.concatenate([[1.0, largest_condition], rng.uniform(1, largest_condition, d - 2)])
     axes = np.linalg.qr(rng.standard_normal((d, d)))[0]
     gram = (axes * eigenvalues) @ axes.T
@@ -316,7 +317,7 @@ def iterates_increase(rng: np.random.Generator, fractions: tuple[float, float] =
 @st.composite
 def short_problems(draw: st.DrawFn, n: int = 3, d: int = 8) -> dict[str, Any]:
     """Fewer examples than inputs, and targets; the examples are of one size and far from dependent."""
-    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    rng = draw(generators())
     left, right = np.linalg.qr(rng.standard_normal((n, n)))[0], np.linalg.qr(rng.standard_normal((d, n)))[0]
     return {"x": (left * rng.uniform(1, 2, n)) @ right.T, "y": rng.standard_normal(n), "span": right}
 

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from proofs.symbolic import array
 from refimpl.incontext.softmax_regression import softmax_prediction
+from refimpl.oracle.spec import generators
 from refimpl.primitives.numbers import Array, log
 
 ROUNDOFF = float(np.finfo(float).eps) / 2
@@ -68,7 +69,7 @@ def ball_steps(draw: st.DrawFn, moving: str, radii: tuple[float, ...], largest_s
     $\mathbf 1$), or two opposite ones near $Ax=0$ (a prediction that moves fastest). Logits move by at most
     `largest_step`.
     """
-    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    rng = draw(generators())
     radius, n = draw(st.sampled_from(radii)), draw(st.integers(2, 30))
     kind = draw(st.sampled_from(("random", "one row", "all rows", "two rows")))
     # The smaller steps are where the limits are seen, the larger where convexity helps the bounds.

@@ -33,7 +33,7 @@ from refimpl.incontext.softmax_regression import (
     softmax_regression_loss,
     weight_shift,
 )
-from refimpl.oracle.spec import Arguments
+from refimpl.oracle.spec import Arguments, generators
 from refimpl.oracle.specs.incontext.softmax_regression import equivalent_shifts
 from refimpl.primitives.numbers import Array, row_dot
 
@@ -102,7 +102,7 @@ def tight_step_problems(rng: np.random.Generator, n_problems: int) -> tuple[Arra
 @st.composite
 def step_problems(draw: st.DrawFn) -> tuple[Array, Array, Array]:
     """Problems with a target on the simplex, random or tight."""
-    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    rng = draw(generators())
     if draw(st.booleans()):
         return tight_step_problems(rng, BATCH)
     return random_problems(rng, BATCH, draw(st.integers(2, 30)), 5)

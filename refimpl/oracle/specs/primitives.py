@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
-from refimpl.oracle.spec import Arguments, Relation, Spec, real_arrays, register, symbols
+from refimpl.oracle.spec import Arguments, Relation, Spec, generators, real_arrays, register, symbols
 from refimpl.primitives import activations, attention, layers, linear_self_attention, losses, normalization
 from refimpl.primitives.attention import MultiHeadAttention
 from refimpl.primitives.layers import Linear
@@ -208,7 +208,7 @@ register(
 @st.composite
 def _cross_entropy_arguments(draw: st.DrawFn) -> Arguments:
     rows, n_classes = draw(BATCHES), draw(SIZES)
-    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    rng = draw(generators())
     return {
         "logits": draw(real_arrays((*rows, n_classes), 3.0)),
         "labels": np.asarray(rng.integers(n_classes, size=rows)),
@@ -319,7 +319,7 @@ register(
 @st.composite
 def _masks(draw: st.DrawFn, shape: tuple[int, ...]) -> Array:
     """A boolean array with at least one True in each row."""
-    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    rng = draw(generators())
     mask = np.asarray(rng.random(shape) < draw(st.sampled_from((0.1, 0.7))))
     np.put_along_axis(mask, rng.integers(shape[-1], size=(*shape[:-1], 1)), True, axis=-1)
     return mask

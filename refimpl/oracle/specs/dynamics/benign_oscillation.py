@@ -22,7 +22,7 @@ from refimpl.dynamics.benign_oscillation import (
     two_feature_errors,
     two_feature_map,
 )
-from refimpl.oracle.spec import Arguments, Relation, Spec, real_arrays, register, symbols
+from refimpl.oracle.spec import Arguments, Relation, Spec, generators, real_arrays, register, symbols
 from refimpl.primitives.numbers import Array
 
 # An error of 1 less an output near 1 has no digits left in 8 or 11 bits.
@@ -43,7 +43,7 @@ def networks(draw: st.DrawFn) -> Arguments:
 
 def signs(draw: st.DrawFn, shape: tuple[int, ...]) -> Array:
     """An array of 1 and -1."""
-    return np.random.default_rng(draw(st.integers(0, 2**32 - 1))).choice((-1.0, 1.0), size=shape)
+    return draw(generators()).choice((-1.0, 1.0), size=shape)
 
 
 @st.composite
@@ -215,7 +215,7 @@ def _runs(draw: st.DrawFn) -> Arguments:
     case = draw(losses())
     n_steps = draw(st.sampled_from((0, 1, 5)))
     largest = float(np.max(np.sum(case["x"] ** 2, axis=-1), initial=1.0))
-    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    rng = draw(generators())
     return case | {
         "weights": case["weights"] / max(1.0, float(np.max(np.abs(case["weights"])) * largest**0.5)),
         "learning_rate": 0.1 / largest,
@@ -268,7 +268,7 @@ register(
 
 @st.composite
 def _shares(draw: st.DrawFn, shape: tuple[int, ...], largest: float = 1.3) -> Array:
-    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    rng = draw(generators())
     shares = rng.uniform(0, largest, size=shape)
     return shares * draw(st.sampled_from((0.0, 1e-6, 1.0, 1.0, 1.0)))
 
@@ -374,7 +374,7 @@ register(
 def _errors(draw: st.DrawFn) -> Arguments:
     shape = (*draw(BATCHES), draw(st.sampled_from((1, 2, 50))))
     gain = draw(st.sampled_from((0.01, 0.3, 1.2)))
-    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    rng = draw(generators())
     return {"errors": rng.uniform(-0.8, 1, size=shape), "gain": gain}
 
 

@@ -18,7 +18,7 @@ from refimpl.incontext.context_prompt_tuning import (
     token_radii,
     token_type_mask,
 )
-from refimpl.oracle.spec import Arguments, Relation, Spec, real_arrays, register, symbols
+from refimpl.oracle.spec import Arguments, Relation, Spec, generators, real_arrays, register, symbols
 from refimpl.primitives.numbers import Array
 
 BATCHES = st.sampled_from(((), (1,), (3,)))
@@ -159,7 +159,7 @@ def _losses(draw: st.DrawFn) -> Arguments:
     n_classes = draw(st.sampled_from((2, 5, 17)))
     if np.flatnonzero((types % 4 == 0) & (types > 0)).tolist() == [0]:
         types = np.concatenate([[1], types])  # the only label may not stand first
-    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    rng = draw(generators())
     labels = np.where((types % 4 == 0) & (types > 0), rng.integers(n_classes, size=len(types)), IGNORED)
     return {
         "logits": draw(real_arrays((*draw(BATCHES), len(types), n_classes))),
@@ -222,7 +222,7 @@ def kernel_problems(draw: st.DrawFn) -> Arguments:
     """Few shots with unit inputs, keys a little off them, and one-hot labels."""
     batch, n = draw(BATCHES), draw(st.sampled_from((2, 3, 7)))
     d, n_classes = draw(st.sampled_from((2, 5, 16))), draw(st.sampled_from((2, 4)))
-    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    rng = draw(generators())
     inputs = rng.standard_normal((*batch, n, d))
     inputs /= np.linalg.norm(inputs, axis=-1, keepdims=True)
     targets = [np.eye(n_classes)[rng.integers(n_classes, size=(*batch, n))] for _ in range(3)]

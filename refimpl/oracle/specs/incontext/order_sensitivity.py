@@ -22,7 +22,7 @@ from refimpl.incontext.order_sensitivity import (
 )
 from refimpl.incontext.order_sensitivity.finetuning import mean_gradient, prediction_errors
 from refimpl.incontext.order_sensitivity.similarity import top_tokens
-from refimpl.oracle.spec import Arguments, Relation, Spec, real_arrays, register, symbols
+from refimpl.oracle.spec import Arguments, Relation, Spec, generators, real_arrays, register, symbols
 from refimpl.primitives.attention import MultiHeadAttention
 from refimpl.primitives.linear_self_attention import LinearAttentionWeights, gradient_descent_weights
 from refimpl.primitives.normalization import softmax
@@ -95,7 +95,7 @@ register(
 def distribution_pairs(draw: st.DrawFn) -> Arguments:
     """Two distributions ``p`` and ``q`` without ties, and ``k``; sometimes on nearly the same tokens."""
     shape = (*draw(BATCHES), draw(st.sampled_from((1, 3, 10, 50, 400))))
-    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    rng = draw(generators())
     ladder = np.linspace(-1, 1, shape[-1]) * draw(st.sampled_from((0.5, 3.0, 8.0)))
     first = rng.permuted(np.broadcast_to(ladder, shape), axis=-1)
     second = rng.permuted(first, axis=-1) if draw(st.booleans()) else first[..., ::-1] / 2 + first
@@ -179,7 +179,7 @@ register(
 @st.composite
 def _sparse_matrices(draw: st.DrawFn) -> Arguments:
     shape = (draw(st.sampled_from((1, 4, 30))), draw(st.sampled_from((1, 7))))
-    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    rng = draw(generators())
     matrix = rng.standard_normal(shape) * (rng.random(shape) < draw(st.sampled_from((0.1, 0.5, 1.0))))
     matrix[0, 0] = 1.0
     return {
@@ -211,7 +211,7 @@ register(
 @st.composite
 def invertible(draw: st.DrawFn, size: int) -> Array:
     """Matrices of condition number at most 16, without zeros."""
-    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    rng = draw(generators())
     left, right = (np.linalg.qr(rng.standard_normal((size, size)))[0] for _ in range(2))
     return left * 2.0 ** rng.uniform(-2, 2, size) @ right
 
@@ -274,7 +274,7 @@ def demonstrations(draw: st.DrawFn, batch: tuple[int, ...] = ()) -> Arguments:
         draw(st.sampled_from((1, 8))),
         draw(st.sampled_from((1, 3, 8))),
     )
-    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    rng = draw(generators())
     return {
         "weights": draw(real_arrays((*batch, n_tokens, d))) / d,
         "inputs": draw(real_arrays((*batch, n_demos, d))),
@@ -326,7 +326,7 @@ register(
 def _trainings(draw: st.DrawFn) -> Arguments:
     arguments = draw(demonstrations())
     n_demos = len(arguments["inputs"])
-    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    rng = draw(generators())
     return arguments | {
         "orders": random_orders(draw(st.sampled_from((1, 3))), n_demos, rng),
         "learning_rate": draw(st.sampled_from((0.01, 0.1))),
@@ -382,7 +382,7 @@ register(
 @st.composite
 def _order_dependent_terms(draw: st.DrawFn) -> Arguments:
     arguments = draw(demonstrations())
-    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    rng = draw(generators())
     return arguments | {"orders": random_orders(3, len(arguments["inputs"]), rng)}
 
 
@@ -421,7 +421,7 @@ def stacks_and_prompts(draw: st.DrawFn) -> Arguments:
         return draw(real_arrays(shape)) / (2 * shape[-1] ** 0.5)
 
     blocks = [Block(MultiHeadAttention(*[matrix(1, d, d) for _ in range(4)])) for _ in range(draw(st.integers(1, 2)))]
-    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    rng = draw(generators())
     return {
         "stack": AttentionStack(
             matrix(d, d_input),

@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import strategies as st
 
 from refimpl.dynamics import batch_hessian as paper
-from refimpl.oracle.spec import Arguments, Relation, Spec, real_arrays, register, symbols
+from refimpl.oracle.spec import Arguments, Relation, Spec, generators, real_arrays, register, symbols
 from refimpl.primitives.curvature import Layers, mlp_curvature
 from refimpl.primitives.lanczos import lanczos
 from refimpl.primitives.layers import Linear
@@ -34,7 +34,7 @@ def labelled_networks(draw: st.DrawFn, activations: tuple[str, ...] = ("tanh", "
         Linear(draw(real_arrays((m, k), k**-0.5)), draw(real_arrays((m,))) if biased else None)
         for k, m in itertools.pairwise(widths)
     ]
-    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    rng = draw(generators())
     return {
         "layers": layers,
         "x": draw(real_arrays((n, widths[0]))),
@@ -287,7 +287,7 @@ def tridiagonal(matrix: Array, start: Array, n_steps: int) -> tuple[Array, Array
 @st.composite
 def _krylov(draw: st.DrawFn) -> Arguments:
     n = draw(st.sampled_from((1, 2, 5, 20, 60)))
-    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    rng = draw(generators())
     gaussian = rng.standard_normal((n, n))
     # Few steps: later off-diagonals forget the start, and with it what two implementations have in common.
     return {

@@ -12,11 +12,10 @@ from refimpl.dynamics.deep_linear import (
     mode_trajectory,
     mode_trajectory_nonwhite,
 )
-from refimpl.oracle.spec import Arguments, Relation, Spec, register, symbols
+from refimpl.oracle.spec import Arguments, Relation, Spec, generators, register, symbols
 from refimpl.oracle.specs.dynamics.deep_linear.network import BATCHES, FULL_DTYPES, unchanged
 
 DEPTHS = st.sampled_from((1, 2, 3, 4, 7, 20, 99, 100))
-SEEDS = st.integers(0, 2**32 - 1)
 # Of the time constant: powers of two, so that scaling does not round.
 TAUS = st.sampled_from((0.25, 1.0, 1024.0))
 
@@ -28,7 +27,7 @@ def log_uniform(rng: np.random.Generator, low: float, high: float, shape: Any) -
 @st.composite
 def _passages(draw: st.DrawFn, smallest: float = 1e-8) -> Arguments:
     """Strengths s in [1e-3, 1e3], starts from `smallest` to 0.9 of them or above them, and ends well between."""
-    rng, shape = np.random.default_rng(draw(SEEDS)), draw(BATCHES)
+    rng, shape = draw(generators()), draw(BATCHES)
     s = np.asarray(log_uniform(rng, 1e-3, 1e3, shape))
     start = log_uniform(rng, smallest, 0.9, shape)
     end = start + (0.99 - start) * rng.uniform(0.05, 1, shape)
@@ -177,7 +176,7 @@ register(
 
 @st.composite
 def chains(draw: st.DrawFn) -> Arguments:
-    rng, batch = np.random.default_rng(draw(SEEDS)), draw(BATCHES)
+    rng, batch = draw(generators()), draw(BATCHES)
     n = draw(DEPTHS)
     a = np.exp(rng.standard_normal((*batch, n)) / np.sqrt(n)) * rng.choice([-1, 1], (*batch, n))
     if draw(st.booleans()):

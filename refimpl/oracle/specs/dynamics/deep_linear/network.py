@@ -13,7 +13,7 @@ from refimpl.dynamics.deep_linear import (
     loss_vjp,
     train_gd,
 )
-from refimpl.oracle.spec import Arguments, Relation, Spec, real_arrays, register, symbols
+from refimpl.oracle.spec import Arguments, Relation, Spec, generators, real_arrays, register, symbols
 from refimpl.primitives.numbers import Array
 
 WIDTHS = st.sampled_from((1, 2, 3, 5, 8, 32))
@@ -33,7 +33,7 @@ def unchanged(output: Any, arguments: Arguments) -> Any:
 @st.composite
 def correlations(draw: st.DrawFn, n_inputs: int, n_outputs: int) -> Arguments:
     """Of inputs and outputs, means over a few examples; exactly symmetric."""
-    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    rng = draw(generators())
     n = draw(st.sampled_from((1, 4, 40)))
     x, y = rng.standard_normal((n_inputs, n)), rng.standard_normal((n_outputs, n))
     sigma_11 = x @ x.T / n
@@ -51,7 +51,7 @@ def shallow_problems(draw: st.DrawFn) -> Arguments:
 @st.composite
 def deep_problems(draw: st.DrawFn, depths: tuple[int, ...] = (1, 2, 3, 10, 40, 100)) -> Arguments:
     """Up to a hundred matrices that neither blow up nor vanish much."""
-    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    rng = draw(generators())
     batch, depth = draw(BATCHES), draw(st.sampled_from(depths))
     widths = rng.choice([1, 2, 3, 5, 8] if depth < 10 else [8, 16, 32], depth + 1)
     weights = [rng.standard_normal((*batch, n, m)) / np.sqrt(m) for m, n in itertools.pairwise(widths)]

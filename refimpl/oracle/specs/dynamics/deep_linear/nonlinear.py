@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import strategies as st
 
 from refimpl.dynamics.deep_linear import forward, forward_vjp, jacobian, variance_map
-from refimpl.oracle.spec import Arguments, Relation, Spec, real_arrays, register, symbols
+from refimpl.oracle.spec import Arguments, Relation, Spec, generators, real_arrays, register, symbols
 from refimpl.oracle.specs.dynamics.deep_linear.network import BATCHES, FULL_DTYPES
 from refimpl.primitives.numbers import Array
 
@@ -15,7 +15,7 @@ GAINS = st.sampled_from((0.5, 0.9, 1.0, 1.1, 2.0))
 
 @st.composite
 def _networks(draw: st.DrawFn) -> Arguments:
-    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    rng = draw(generators())
     n, depth = draw(st.sampled_from((1, 2, 3, 8, 32))), draw(st.sampled_from((1, 2, 5, 20)))
     return {
         "x": draw(real_arrays((*draw(BATCHES), n))),

@@ -4,14 +4,14 @@ import numpy as np
 from hypothesis import strategies as st
 
 from refimpl.dynamics.deep_linear import learning_time_unbalanced, mode_trajectory, mode_trajectory_unbalanced
-from refimpl.oracle.spec import Arguments, Relation, Spec, register, symbols
-from refimpl.oracle.specs.dynamics.deep_linear.modes import LATER, SEEDS, SLOWER, TAUS, log_uniform
+from refimpl.oracle.spec import Arguments, Relation, Spec, generators, register, symbols
+from refimpl.oracle.specs.dynamics.deep_linear.modes import LATER, SLOWER, TAUS, log_uniform
 from refimpl.oracle.specs.dynamics.deep_linear.network import BATCHES, FULL_DTYPES, unchanged
 
 
 @st.composite
 def _unbalanced(draw: st.DrawFn, time: bool) -> Arguments:
-    rng, shape = np.random.default_rng(draw(SEEDS)), draw(BATCHES)
+    rng, shape = draw(generators()), draw(BATCHES)
     s = np.asarray(log_uniform(rng, 1e-2, 1e2, shape))
     first, second = (np.asarray(log_uniform(rng, 1e-3, 0.9, shape) * np.sqrt(s)) for _ in range(2))
     kind = draw(st.sampled_from(("apart", "apart", "equal", "opposite")))

@@ -31,7 +31,7 @@ from refimpl.dynamics.dynamical_stability import (
     two_layer_relu_vjp,
 )
 from refimpl.dynamics.dynamical_stability.sharpness import Sharpness
-from refimpl.oracle.spec import Arguments, Relation, Spec, real_arrays, register, symbols
+from refimpl.oracle.spec import Arguments, Relation, Spec, generators, real_arrays, register, symbols
 from refimpl.oracle.specs.dynamics.dynamical_stability.stability import LEARNING_RATES, reflect, unchanged
 from refimpl.primitives.numbers import Array
 
@@ -192,7 +192,7 @@ register(
 @st.composite
 def _plain_relu_nets(draw: st.DrawFn, batch: tuple[int, ...] = ()) -> ReluNet:
     """Gaussian weights: between nearly parallel ones an angle keeps half the digits."""
-    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    rng = draw(generators())
     m, d = draw(st.sampled_from((1, 2, 5))), draw(st.sampled_from((2, 3, 8)))
     return ReluNet(rng.standard_normal(m), rng.standard_normal((m, d)))
 
@@ -237,7 +237,7 @@ def _linear_fisher(net: ReluNet) -> Array:
 @st.composite
 def _teachers(draw: st.DrawFn) -> Arguments:
     net = draw(_plain_relu_nets())
-    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    rng = draw(generators())
     k = draw(st.sampled_from((1, 3)))
     return {"net": net, "teacher": ReluNet(rng.standard_normal(k), rng.standard_normal((k, net.w.shape[1])))}
 
@@ -430,7 +430,7 @@ register(
 @st.composite
 def _ratios(draw: st.DrawFn) -> Arguments:
     a = draw(diagonal_nets()).a
-    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    rng = draw(generators())
     return {"a": a, "signs": rng.choice([-1.0, 1.0], a.shape), "ratio": draw(st.sampled_from((1.25, 2.0, 16.0)))}
 
 
@@ -519,7 +519,7 @@ for _bound in (rademacher_l1, rademacher_path_norm):
 @st.composite
 def _signs(draw: st.DrawFn) -> Arguments:
     x = draw(real_arrays((draw(st.sampled_from((1, 8))), draw(st.sampled_from((1, 4))))))
-    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    rng = draw(generators())
     return {"x": x, "signs": rng.choice([-1.0, 1.0], (*draw(BATCHES), len(x)))}
 
 

@@ -25,7 +25,7 @@ from refimpl.dynamics.dynamical_stability import (
     trace_bound,
 )
 from refimpl.dynamics.dynamical_stability.loss_stability import ExpectedLoss
-from refimpl.oracle.spec import Arguments, Relation, Spec, real_arrays, register, symbols
+from refimpl.oracle.spec import Arguments, Relation, Spec, generators, real_arrays, register, symbols
 from refimpl.primitives.numbers import Array
 
 BATCH_SIZES = st.sampled_from((1, 1, 2, 3, 16))
@@ -39,7 +39,7 @@ def gradients(draw: st.DrawFn, most: int = 6) -> Array:
     n, p = draw(st.integers(1, most)), draw(st.integers(1, most))
     jacobian = draw(real_arrays((n, p)))
     jacobian = np.where(np.any(jacobian), jacobian, np.eye(n, p))
-    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    rng = draw(generators())
     kind = draw(st.sampled_from(("plain", "uneven", "uneven", "equal", "orthogonal")))
     if kind == "uneven":
         jacobian = jacobian * np.exp(rng.standard_normal((n, 1)))
@@ -197,7 +197,7 @@ register(
 def _residuals(draw: st.DrawFn) -> Arguments:
     batch, n = draw(st.sampled_from(((), (3,)))), draw(st.sampled_from((1, 2, 8)))
     jacobian = draw(real_arrays((n, draw(st.sampled_from((1, 3, 20))))))
-    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    rng = draw(generators())
     return {
         "residuals": draw(real_arrays((*batch, n))),
         "kernel": fisher_kernel(jacobian),

@@ -7,7 +7,7 @@ import numpy as np
 from hypothesis import strategies as st
 
 from refimpl.dynamics.large_step_logistic.weights import Selection
-from refimpl.oracle.spec import Arguments, Relation
+from refimpl.oracle.spec import Arguments, Relation, generators
 from refimpl.primitives.numbers import Array
 from refimpl.tasks.classification import sample_separable_data, signed_features
 
@@ -52,5 +52,5 @@ def separable_sets(draw: st.DrawFn, largest: int = 24, least_gap: float = 1e-2) 
     """Signed features of a random separable set of at most `largest` samples."""
     n, d = draw(st.integers(1, largest)), draw(st.integers(1, 5))
     gap = 10.0 ** draw(st.floats(np.log10(least_gap), 0))
-    data = sample_separable_data(n, d, gap, np.random.default_rng(draw(st.integers(0, 2**32 - 1))))
+    data = sample_separable_data(n, d, gap, draw(generators()))
     return signed_features(*data)

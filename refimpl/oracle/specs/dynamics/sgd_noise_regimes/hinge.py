@@ -13,7 +13,7 @@ from refimpl.dynamics.sgd_noise_regimes import (
     perceptron_outputs_vjp,
     sgd_hinge,
 )
-from refimpl.oracle.spec import Arguments, Relation, Spec, real_arrays, register, symbols
+from refimpl.oracle.spec import Arguments, Relation, Spec, generators, real_arrays, register, symbols
 from refimpl.primitives.numbers import Array
 
 SINGLE = ("float64", "float32")
@@ -47,7 +47,7 @@ def positive_symbol(name: str) -> Any:
 @st.composite
 def _losses(draw: st.DrawFn) -> Arguments:
     n = draw(SIZES)
-    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    rng = draw(generators())
     return {
         "predictions": draw(real_arrays((n,))),
         "labels": 1 - 2 * rng.integers(2, size=n),
@@ -146,7 +146,7 @@ def _is_decided(arguments: Arguments) -> bool:
 
 @st.composite
 def _runs(draw: st.DrawFn) -> Arguments:
-    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    rng = draw(generators())
     n, d, steps = draw(st.sampled_from((3, 20, 60))), draw(st.sampled_from((2, 5, 16))), draw(st.integers(1, 200))
     inputs, labels = perceptron_data(n, d, draw(st.sampled_from((0.0, 1.0, 3.0))), rng)
     batch_size = draw(st.sampled_from((1, 2, 3)))

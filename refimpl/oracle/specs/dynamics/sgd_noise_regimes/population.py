@@ -22,7 +22,7 @@ from refimpl.dynamics.sgd_noise_regimes import (
     unfitted_fraction,
     unfitted_fraction_vjp,
 )
-from refimpl.oracle.spec import Arguments, Relation, Spec, real_arrays, register
+from refimpl.oracle.spec import Arguments, Relation, Spec, generators, real_arrays, register
 from refimpl.oracle.specs.dynamics.sgd_noise_regimes.hinge import MARGINS, SINGLE, positive_symbol, reflect, same
 from refimpl.primitives.numbers import Array
 
@@ -33,7 +33,7 @@ SHAPES = st.sampled_from(((), (1,), (3,)))
 @st.composite
 def powers_of_ten(draw: st.DrawFn, low: float, high: float, shape: tuple[int, ...]) -> Array:
     """Evenly in the logarithm."""
-    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    rng = draw(generators())
     return np.asarray(10 ** rng.uniform(low, high, shape))
 
 
@@ -103,7 +103,7 @@ def _states(draw: st.DrawFn) -> Arguments:
 @st.composite
 def _smooth_states(draw: st.DrawFn) -> Arguments:
     """Where finite differences of float64 tell something: the loss bends little over their step."""
-    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    rng = draw(generators())
     shape = draw(SHAPES)
     return {name: rng.uniform(5, 15, shape) for name in ("signal", "noise", "margin")} | {"chi": draw(CHIS)}
 

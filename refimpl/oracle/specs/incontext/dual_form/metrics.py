@@ -7,19 +7,18 @@ import numpy as np
 from hypothesis import strategies as st
 
 from refimpl.incontext import dual_form as d
-from refimpl.oracle.spec import Arguments, Relation, Spec, real_arrays, register
+from refimpl.oracle.spec import Arguments, Relation, Spec, generators, real_arrays, register
 from refimpl.oracle.specs.incontext.dual_form.duality import BATCHES, reflect, rescaled, unchanged
 from refimpl.primitives.numbers import Array
 
 # A difference of two hidden states and a cosine of it: half precision leaves no digits.
 SINGLE = ("float64", "float32")
-SEEDS = st.integers(0, 2**32 - 1)
 
 
 @st.composite
 def hidden_states(draw: st.DrawFn) -> Arguments:
     """Hidden states at generic places: where an update vanishes its angle is not defined."""
-    rng = np.random.default_rng(draw(SEEDS))
+    rng = draw(generators())
     sizes = (
         draw(BATCHES),
         draw(st.sampled_from((1, 2, 5))),
@@ -78,7 +77,7 @@ register(
 
 @st.composite
 def score_maps(draw: st.DrawFn) -> Arguments:
-    rng = np.random.default_rng(draw(SEEDS))
+    rng = draw(generators())
     shape = (*draw(BATCHES), *(draw(st.sampled_from(sizes)) for sizes in ((1, 4), (1, 3), (1, 2), (1, 2, 9))))
     return {name: rng.standard_normal(shape) for name in ("scores_a", "scores_b")}
 
@@ -116,7 +115,7 @@ register(
 @st.composite
 def rankings(draw: st.DrawFn, with_k: bool = False) -> Arguments:
     """Different small integers, which every precision holds exactly: how ties count hangs on their last digit."""
-    rng = np.random.default_rng(draw(SEEDS))
+    rng = draw(generators())
     shape = (*draw(BATCHES), draw(st.sampled_from((2, 3, 8, 40))))
 
     def ranking() -> Array:
@@ -231,7 +230,7 @@ register(
 
 @st.composite
 def shots(draw: st.DrawFn) -> Arguments:
-    rng = np.random.default_rng(draw(SEEDS))
+    rng = draw(generators())
     n_tasks, n_demos = draw(st.sampled_from((1, 4))), draw(st.sampled_from((1, 5, 12)))
     tasks = d.sample_shot_tasks(n_tasks, n_demos, 1, rng, n_inputs=4)
     head = d.constructed_head(n_tasks, 4, 3, rng)

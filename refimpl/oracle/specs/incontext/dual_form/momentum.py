@@ -7,7 +7,7 @@ import numpy as np
 from hypothesis import strategies as st
 
 from refimpl.incontext import dual_form as d
-from refimpl.oracle.spec import Arguments, Relation, Spec, real_arrays, register, symbols
+from refimpl.oracle.spec import Arguments, Relation, Spec, generators, real_arrays, register, symbols
 from refimpl.oracle.specs.incontext.dual_form.duality import BATCHES, arrays, reflected, rescaled, times, unchanged
 from refimpl.primitives.attention import MultiHeadAttention
 from refimpl.primitives.numbers import Array
@@ -76,12 +76,7 @@ def sequences(draw: st.DrawFn) -> Arguments:
     """Values, keys and queries, now and then with padding at a random place."""
     drawn: Arguments = draw(arrays(values="d_value n", keys="d n", queries="d n")) | {"eta": draw(ETAS)}
     if draw(st.booleans()):
-        drawn["mask"] = (
-            np.random.default_rng(draw(st.integers(0, 2**32 - 1))).random(
-                (*drawn["values"].shape[:-2], drawn["values"].shape[-1])
-            )
-            < 0.75
-        )
+        drawn["mask"] = draw(generators()).random((*drawn["values"].shape[:-2], drawn["values"].shape[-1])) < 0.75
     return drawn
 
 

@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import strategies as st
 
 from refimpl.incontext.higher_order import similarity_of_errors
-from refimpl.oracle.spec import Arguments, Relation, Spec, real_arrays, register, symbols
+from refimpl.oracle.spec import Arguments, Relation, Spec, generators, real_arrays, register, symbols
 from refimpl.oracle.specs.incontext.higher_order.newton import (
     BATCHES,
     FULL_DTYPES,
@@ -67,7 +67,7 @@ register(
 @st.composite
 def _queries(draw: st.DrawFn) -> Arguments:
     batch, d = draw(BATCHES), draw(st.sampled_from((1, 2, 3, 5)))
-    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    rng = draw(generators())
     queries = rng.standard_normal((*batch, draw(st.sampled_from((2 * d, 40))), d))
     return {"queries": queries, "predictions": draw(real_arrays(queries.shape[:-1]))}
 

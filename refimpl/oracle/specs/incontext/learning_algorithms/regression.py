@@ -23,7 +23,7 @@ from refimpl.incontext.learning_algorithms import (
     sherman_morrison_update,
     squared_prediction_difference,
 )
-from refimpl.oracle.spec import Arguments, Relation, Spec, real_arrays, register, symbols
+from refimpl.oracle.spec import Arguments, Relation, Spec, generators, real_arrays, register, symbols
 from refimpl.primitives.least_squares import ridge_weights
 from refimpl.primitives.numbers import Array
 
@@ -252,7 +252,7 @@ def _neighbours(draw: st.DrawFn) -> Arguments:
     """Examples of different distances: ties would be a matter of taste."""
     batch, n, d = draw(BATCHES), draw(EXAMPLES), draw(INPUTS)
     query = np.clip(draw(real_arrays((*batch, d))), -2, 2)
-    directions = np.random.default_rng(draw(st.integers(0, 2**32 - 1))).standard_normal((*batch, n, d))
+    directions = draw(generators()).standard_normal((*batch, n, d))
     directions /= np.linalg.norm(directions, axis=-1, keepdims=True)
     distances = np.array(draw(st.permutations(range(1, n + 1)))) / 4
     return {
@@ -465,7 +465,7 @@ def _probed(draw: st.DrawFn) -> Arguments:
     """Probes that determine the weights well."""
     batch, d = draw(BATCHES), draw(INPUTS)
     n = d + draw(st.integers(0, 12))
-    x = np.random.default_rng(draw(st.integers(0, 2**32 - 1))).standard_normal((*batch, n, d)) / 8
+    x = draw(generators()).standard_normal((*batch, n, d)) / 8
     x[..., range(d), range(d)] += 2
     return {"x_probe": x, "first": draw(real_arrays((*batch, n))), "second": draw(real_arrays((*batch, n)))}
 

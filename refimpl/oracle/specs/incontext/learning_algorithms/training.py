@@ -16,7 +16,7 @@ from refimpl.incontext.learning_algorithms import (
     position_attention_probe,
     position_attention_probe_vjp,
 )
-from refimpl.oracle.spec import Arguments, Relation, Spec, real_arrays, register, symbols
+from refimpl.oracle.spec import Arguments, Relation, Spec, generators, real_arrays, register, symbols
 from refimpl.primitives.attention import MultiHeadAttention
 from refimpl.primitives.layers import Linear
 from refimpl.primitives.numbers import Array
@@ -28,7 +28,7 @@ BATCHES = st.sampled_from(((), (1,), (3,)))
 @st.composite
 def learners(draw: st.DrawFn) -> Arguments:
     batch, n_points, n_inputs = draw(BATCHES), draw(st.integers(1, 4)), draw(st.integers(1, 3))
-    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    rng = draw(generators())
     n_heads = draw(st.integers(1, 2))
     learner = initial_learner(n_points, n_inputs, draw(st.integers(1, 2)), 4 * n_heads, n_heads, rng, np.float64)
     return {

@@ -13,7 +13,7 @@ from refimpl.incontext.one_step_optimality import (
     lsa_predict_full_vjp,
     lsa_predict_vjp,
 )
-from refimpl.oracle.spec import Arguments, Relation, Spec, real_arrays, register, symbols
+from refimpl.oracle.spec import Arguments, Relation, Spec, generators, real_arrays, register, symbols
 from refimpl.primitives.numbers import Array
 
 INPUTS = st.sampled_from((1, 2, 3, 4, 6))
@@ -34,7 +34,7 @@ def effective_weights(draw: st.DrawFn, n_inputs: int) -> EffectiveWeights:
 @st.composite
 def covariances(draw: st.DrawFn, n_inputs: int, condition: float = 1e4) -> Array:
     """A covariance matrix with eigenvalues between the inverse root of the condition number and its root."""
-    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    rng = draw(generators())
     vectors, _ = np.linalg.qr(rng.standard_normal((n_inputs, n_inputs)))
     spread = draw(st.sampled_from((0.0, 0.5, 1.0)))
     eigenvalues = condition ** (spread * rng.uniform(-0.5, 0.5, n_inputs))
