@@ -160,8 +160,8 @@ def own(rng: np.random.Generator, task: Task) -> Array:
     statement=r"W^{21}\to RM^{1/2}Q^\top;\qquad V^\top\Sigma^{11}V\approx\text{diagonal}",
     method="experiment",
     scope="digits, uncentred and centred, against 200 random sets of vectors; four matrices of width 64, each hidden "
-    "one pretrained for 300 steps at rate 0.1 from standard deviation 0.05, then rate 0.215 and the best of 10, 2 "
-    "draws; 6 inputs whose axes are the task's vectors or are not, after 180 and 2000 steps",
+    "one pretrained for 400 steps at rate 0.08 from standard deviation 0.05, then rate 0.215 and the best of 13 from "
+    "0.1 to 1, 2 draws; 6 inputs whose axes are the task's vectors or are not, after 180 and 2000 steps",
     erratum="The paper prints the criterion as V Sigma^11 V^T. With the singular vectors in the columns of V, as its "
     "SVD has them, that is not diagonal where pretraining helps; V^T Sigma^11 V is. And a layer pretrained to the end "
     "is a rotation (M = I), on the manifold of every task: the criterion decides only before that.",
@@ -188,12 +188,13 @@ def pretraining(rng: np.random.Generator, correlate: Callable[[np.random.Generat
     pretrained: list[list[int]] = []
     from_scratch: list[list[int]] = []
     for _ in range(2):
-        encoders = greedy_pretraining(raw.sigma_11, [64] * 4, 0.1, 300, 0.05, rng)
+        # Where an autoencoder has learned, descent is stable up to the rate 1/lambda_1 = 0.096.
+        encoders = greedy_pretraining(raw.sigma_11, [64] * 4, 0.08, 400, 0.05, rng)
         starts = [*encoders, *small_random_init([64, 10], 0.05, rng)], small_random_init(widths(4), 0.05, rng)
         for weights, found in zip(starts, (pretrained, from_scratch), strict=True):
-            found.append([fewest_steps(weights, task, rates) for rates in (RATES[7:8], RATES)])
+            found.append([fewest_steps(weights, task, rates) for rates in (RATES[7:8], np.logspace(-1, 0, 13))])
     ratio = np.mean(np.array(pretrained) / np.array(from_scratch), axis=0)
-    total = np.min((900 + np.array(pretrained)) / np.array(from_scratch))
+    total = np.min((1200 + np.array(pretrained)) / np.array(from_scratch))
     return (
         at_least(consistency[0], 0.999, "consistency of digits")
         & at_least(consistency[1], 0.95, "of centred digits")

@@ -236,7 +236,10 @@ def spectrum_is_bounded(
 
 def ascents(rng: np.random.Generator, core: Callable[[Array, Array], Array]) -> Evidence:
     """The extremes that a random search reaches, as a distance from the sharp constants."""
-    reached = np.array([[searched(rng, core, n, sign) for sign in (-1, 1)] for n in (2, 3, 4, 6)])
+    # At 6 rows one search in fifty ends at a lesser maximum: the best of four, of which all would in one of 10^7.
+    reached = np.array(
+        [[sign * max(sign * searched(rng, core, n, sign) for _ in range(4)) for sign in (-1, 1)] for n in (2, 3, 4, 6)]
+    )
     distances = np.max(np.abs(reached - SHARP_CURVATURE), axis=1)
     return at_most(float(distances[0]), 1e-7, "n = 2: extremes reached off") & at_most(
         float(distances.max()), 1e-6, "n = 2, 3, 4, 6: extremes reached off"
