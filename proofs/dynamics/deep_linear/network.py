@@ -137,8 +137,8 @@ def largest_change(history: Sequence[Array]) -> float:
     statement=r"\frac{d}{dt}\big(W^lW^{l\top}-W^{l+1\top}W^{l+1}\big)=0,\qquad\Delta\big(W^lW^{l\top}-W^{l+1\top}W^{l+1}"
     r"\big)=\lambda^2\big(G_lG_l^\top-G_{l+1}^\top G_{l+1}\big)",
     method="symbolic",
-    scope="all sizes, any correlations, depths 2 to 5; the flow and descent to one time at rates 0.02, 0.01, 0.005 on "
-    "3 random networks of widths 4, 3, 5, 2",
+    scope="all sizes, any correlations, depths 2 to 5; the flow and descent to one time at rates 0.004, 0.002, 0.001 "
+    "on 3 random networks of widths 4, 3, 5, 2",
     uses=["deep_linear/K1"],
     control=Control("one layer learns twice as fast", gradients=second_layer_twice_as_fast),
 )
@@ -162,7 +162,7 @@ def imbalance_is_conserved(rng: np.random.Generator, gradients: Gradients = grad
     for _ in range(3):
         problem = random_problem(rng, (4, 3, 5, 2))
         drifts.append(largest_change(gradient_flow(*problem, np.array([0.0, 4.0]))))
-        found = [largest_change(train_gd(*problem, step, round(4 / step))) for step in (0.02, 0.01, 0.005)]
+        found = [largest_change(train_gd(*problem, step, round(4 / step))) for step in (0.004, 0.002, 0.001)]
         ratios += [found[0] / found[1], found[1] / found[2]]
     # The integrator keeps 12 digits a step of some hundred; halving a first-order error halves it, up to its own order.
     return (

@@ -176,13 +176,13 @@ def degenerate_data(samples: Any = DEGENERATE) -> Evidence:
 
 @st.composite
 def integer_sets(draw: st.DrawFn) -> Array:
-    """Separable samples with small integer entries, as fractions."""
+    """Separable samples with integer entries, as fractions; a few large ones pull the mean off the others' side."""
     rng = draw(generators())
-    n, d = draw(st.integers(1, 6)), draw(st.integers(1, 3))
+    n, d = draw(st.integers(2, 8)), draw(st.integers(2, 3))
     direction = rng.integers(1, 4, d) * rng.choice([-1, 1], d)
     z = rng.integers(-5, 6, (n, d))
     heights = z @ direction
-    z = np.where(heights[:, None] == 0, direction, z * np.sign(heights)[:, None])
+    z = np.where(heights[:, None] == 0, direction, z * np.sign(heights)[:, None]) * rng.choice([1, 1, 1, 12], (n, 1))
     return np.array([[Fraction(int(entry)) for entry in row] for row in z], dtype=object)
 
 
@@ -192,8 +192,8 @@ def integer_sets(draw: st.DrawFn) -> Array:
     source="Theorem 3.2, proof",
     statement=r"\hat\theta_t=\tfrac1n\sum_i(\tfrac12+k_i)z_i,\qquad k_i\in\mathbb N_0\ \text{ non-decreasing in }t",
     method="property",
-    scope="60 separable sets of 1 to 6 integer samples in at most 3 dimensions, at most 12 steps, in exact rationals; "
-    "the stopped run likewise",
+    scope="60 separable sets of 2 to 8 integer samples in 2 or 3 dimensions, at most 12 steps, in exact rationals; the "
+    "stopped run likewise",
     control=Control("a whole first step", weights=without_the_half),
 )
 def half_integer_combinations(rng: np.random.Generator, weights: Weights = batch_perceptron_weights) -> Evidence:
@@ -214,4 +214,5 @@ def half_integer_combinations(rng: np.random.Generator, weights: Weights = batch
         differences.append(batch_perceptron(z, 12).theta - found[-1])
         return float(np.sum([entry != 0 for one in differences for entry in one]))
 
-    return for_all(rng, integer_sets(), off, 0, 60, "entries that differ") & at_least(max(steps), 3, "most steps")
+    exact_in_all = for_all(rng, integer_sets(), off, 0, 60, "entries that differ")
+    return exact_in_all & at_least(sum(taken >= 3 for taken in steps), 5, "sets that take three steps or more")

@@ -63,13 +63,13 @@ LARGE_BATCH = AttentionTraining(batch_size=64)
     statement=r"W\approx\tfrac\eta nI,\quad\cos\big(\partial\hat x_{SA}/\partial b,\,"
     r"\partial\hat x_{GD}/\partial b\big)\to\lVert A-\mathbf 1\bar a^\top\rVert_F/\lVert A\rVert_F\approx\sqrt{1-1/n}",
     method="experiment",
-    scope="n = 25, d = 20: 8 trainings of 1200 steps, mean with its interval; (n, d) = (15, 10), (40, 8), (25, 5): 2 "
+    scope="n = 25, d = 20: 12 trainings of 1200 steps, mean with its interval; (n, d) = (15, 10), (40, 8), (25, 5): 2 "
     "each, and (25, 40) with 64 tasks a step, each inside; 1024 tasks to choose the rate, 512 to compare; the ceiling "
     "of the cosine for every multiple of the identity, all n and d, by symbols",
     control=Control("a random matrix in place of the trained", train=random_matrix),
 )
 def attention_is_near_one_step(rng: np.random.Generator, train: Train = train_attention_model) -> Evidence:
-    runs = [run_of(25, 20, rng, AttentionTraining(), train) for _ in range(8)]
+    runs = [run_of(25, 20, rng, AttentionTraining(), train) for _ in range(12)]
     cosines = [run.comparison.cosine for run in runs]
     ratios = [run.comparison.attention_loss / run.comparison.descent_loss for run in runs]
     evidence = (
