@@ -138,7 +138,7 @@ def loss_with_momentum(rng: np.random.Generator) -> Figure:
     runs = {"attention": curves(seed, None, 0.0)}
     runs |= {f"with momentum, eta = {eta}": curves(seed, momentum_attend, eta) for eta in ETAS}
     return Figure(
-        tuple(Series(name, steps, losses.mean(axis=0)) for name, losses in runs.items()),
+        tuple(Series(name, steps, list(losses.mean(axis=0))) for name, losses in runs.items()),
         x_label="training steps",
         y_label="held-out loss in nats a character",
     )
