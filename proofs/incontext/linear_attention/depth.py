@@ -52,7 +52,7 @@ def half_losses(eigenvalues: Array, scalars: FittedScalars) -> Array:
     """The paper's loss at these scalars, averaged exactly over teachers and queries, on batches of tasks."""
     schedule = scalars.learning_rates, scalars.gammas
     return np.array(
-        [gd_plus_plus_population_loss(batch, *schedule, SIZE) / 2 for batch in np.split(eigenvalues, BATCHES)]
+        [gd_plus_plus_population_loss(batch, *schedule, SIZE) / 2 for batch in np.array_split(eigenvalues, BATCHES)]
     )
 
 
@@ -73,7 +73,8 @@ def start_of_the_fit(eigenvalues: Array, n_steps: int, n_context: int, learning_
     r"\quad\text{untied scalars better still}",
     method="experiment",
     scope="10 inputs and 10 context points; one rate and one gamma for all layers, fitted on 20000 tasks and judged on "
-    "20000 others, averaged exactly over teachers and queries; untied at K = 5",
+    "20000 others, averaged exactly over teachers and queries; untied at K = 5, on those of the others whose largest "
+    "eigenvalue is not above all fitted ones: beyond them the error of untied layers may grow without bound",
     uses=("linear_attention/LA9",),
     cost="full",
     control=[
@@ -86,17 +87,21 @@ def plus_plus_beats_gradient_descent(
 ) -> Evidence:
     fitted_on, judged_on = spectra(rng), spectra(rng)
 
-    def better_losses(n_steps: int, tied: bool) -> Array:
-        return half_losses(judged_on, fit(fitted_on, n_steps, SIZE, BEST_RATE, tied, plain))
-
     evidence = Evidence(())
     for n_steps, ratio in ((2, 0.75), (3, 0.6), (5, 0.6)):
         descent = half_losses(judged_on, fit_gd_plus_plus(fitted_on, n_steps, SIZE, BEST_RATE, plain=True))
-        better = better_losses(n_steps, tied=True)
+        tied = fit(fitted_on, n_steps, SIZE, BEST_RATE, True, plain)
+        better = half_losses(judged_on, tied)
         evidence &= at_most(better.mean() / descent.mean(), ratio, f"K = {n_steps}: GD++ over GD")
         evidence &= lies_below(mean_interval(better - ratio * descent), 0, f"K = {n_steps}: GD++ less {ratio} GD")
-    return evidence & lies_below(
-        mean_interval(better_losses(5, tied=False) - better), 0, "K = 5: untied less tied GD++"
+    # Five different layers make a polynomial of degree 3^5 of an eigenvalue, small only where it was fitted.
+    covered = judged_on[judged_on[:, -1] <= fitted_on[:, -1].max()]
+    untied = fit(fitted_on, 5, SIZE, BEST_RATE, False, plain)
+    gain = mean_interval(half_losses(covered, untied) - half_losses(covered, tied))
+    return (
+        evidence
+        & lies_below(gain, 0, "K = 5: untied less tied GD++")
+        & at_least(len(covered) / len(judged_on), 0.999, "share of tasks judged there")
     )
 
 
