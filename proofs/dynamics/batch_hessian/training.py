@@ -96,10 +96,18 @@ Learner = LanczosMomentumLearner | Pace
 
 @cache
 def losses(learner: Learner, n_epochs: int, n_runs: int, seed: int) -> Array:
-    """The loss of all digits after each epoch of batches of 128, by run."""
+    """The loss of all digits after each epoch of batches of 128, by run; infinite once no curvature is left."""
     (images, labels), rng = digit_images(), np.random.default_rng(seed)
-    runs = [train(initial_perceptron(rng), images, labels, 128, learner, rng) for _ in range(n_runs)]
-    return np.array([[epoch.loss for epoch in itertools.islice(epochs, n_epochs)] for epochs in runs])
+    found = np.full((n_runs, n_epochs), np.inf)
+    for row in found:
+        epochs = train(initial_perceptron(rng), images, labels, 128, learner, rng)
+        try:
+            for index, epoch in enumerate(itertools.islice(epochs, n_epochs)):
+                row[index] = epoch.loss
+        except ValueError as error:  # weights so large that the loss is flat around them
+            if "positive eigenvalue" not in str(error):
+                raise
+    return found
 
 
 @claim(
@@ -126,12 +134,14 @@ def learner_against_fixed_rates(rng: np.random.Generator, careful: float = 0.25)
     fixed, untuned, halved, quartered = (
         losses(learner, n_epochs, RUNS, seed_of(rng)) for learner, n_epochs in settings
     )
+    with np.errstate(invalid="ignore"):  # of a run that is lost
+        growth = float(np.max(quartered[:, 1:] / quartered[:, :-1]))
     bad = float(np.mean(fixed[:, 4]))
     return (
         at_most(float(np.median(untuned[:, 4])) / bad, 1 / 3, "median loss after 5 epochs over that of a bad rate")
         & at_most(float(np.max(halved[:, 4])) / bad, 1 / 3, "largest at a safety of 1/2")
         & at_most(float(np.mean(halved[:, 7])), 0.2, "its mean loss after 8 epochs")
-        & at_most(float(np.max(quartered[:, 1:] / quartered[:, :-1])), 1.1, "largest ratio of successive losses")
+        & at_most(growth, 1.1, "largest ratio of successive losses")
     )
 
 
